@@ -1,0 +1,270 @@
+//! What a checkpoint costs, and the loading of a window: on a real file, by size of the generation,
+//! size of the store and kind of id; and two layouts of what waits, on bare redb.
+//!
+//! `cargo bench --bench store` runs it all up to 10^5 tasks; `cargo bench --bench store -- 1000000`
+//! up to so many. Figures are printed as rows of a table. Times include the sync.
+
+#![allow(clippy::disallowed_methods)] // A measurement reads the real clock.
+
+use std::time::{Duration, Instant};
+
+use horolog::model::*;
+use horolog::state::{RedbStore, State, Store as _};
+use redb::{Database, Durability, ReadableDatabase, TableDefinition};
+
+const START: u64 = 1_790_000_000_000;
+/// Tasks are due over 30 days.
+const SPREAD_MS: u64 = 30 * 24 * 3_600_000;
+const BATCH: u64 = limits::BATCH_EVENTS_MAX as u64;
+const LAYERS: [u64; 3] = [10_000, 100_000, 250_000];
+/// So many tasks are read in due order.
+const WINDOW: usize = 20_000;
+
+/// How the ids of tasks follow each other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ids {
+    V7,
+    Random,
+}
+
+fn scatter(n: u64) -> u64 {
+    let mixed = (n ^ n >> 31).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+}
+
+fn id(n: u64, ids: Ids) -> String {
+    match ids {
+        // A millisecond for every ten, and the rest random: as v7 has it.
+        Ids::V7 => format!("{:012x}-7{:015x}", START + n / 10, scatter(n) >> 4),
+        Ids::Random => format!("{:016x}{:012x}", scatter(n), n),
+    }
+}
+
+fn due(n: u64) -> u64 {
+    START + 60_000 + scatter(n) % SPREAD_MS
+}
+
+fn spec() -> std::sync::Arc<[u8]> {
+    let spec = Spec {
+        target: Target::Http(Http {
+            url: "http://shop.example/orders/paid".into(),
+            body: Body::Json(format!("{{\"fill\":\"{}\"}}", "x".repeat(189))),
+            ..Http::default()
+        }),
+        retry: None,
+        accept_timeout: None,
+        expires_at: None,
+        labels: Default::default(),
+    };
+    spec.encode()
+}
+
+/// A state over a store in a file.
+struct Desk {
+    state: State,
+    tasks: u64,
+    index: u64,
+    ids: Ids,
+}
+
+impl Desk {
+    fn submit(&mut self, count: u64) {
+        let spec = spec();
+        let end = self.tasks + count;
+        while self.tasks < end {
+            let upto = end.min(self.tasks + BATCH);
+            let submit = |n: u64| {
+                let when = When::At(Time(due(n)));
+                Event::from(Submit {
+                    key: Key::new("shop", &id(n, self.ids)).expect("a good key"),
+                    when,
+                    digest: Spec::digest(&spec, when),
+                    spec: spec.clone(),
+                    by: "bench".into(),
+                })
+            };
+            let events = (self.tasks..upto).map(submit).collect();
+            let (stamp, now) = (Time(START), Time(START));
+            let batch = Batch { stamp, now, events };
+            self.index += 1;
+            self.state.prepare(&batch).expect("the store is read");
+            self.state.apply(self.index, batch, &mut Vec::new());
+            self.tasks = upto;
+        }
+    }
+
+    fn checkpoint(&mut self) -> Duration {
+        let begin = Instant::now();
+        let checkpoint = self
+            .state
+            .begin_checkpoint(Vec::new())
+            .expect("one at a time");
+        checkpoint.write().expect("the store is written");
+        drop(self.state.end_checkpoint().expect("the store is read"));
+        begin.elapsed()
+    }
+}
+
+fn micros_each(spent: Duration, tasks: u64) -> f64 {
+    spent.as_secs_f64() * 1e6 / tasks as f64
+}
+
+/// Checkpoints of every size into a store of at least so many tasks, and its window.
+fn checkpoints(dir: &std::path::Path, tasks: u64, ids: Ids) {
+    let path = dir.join(format!("{tasks}-{ids:?}.redb"));
+    let store = RedbStore::open(&path).expect("a new store");
+    let state = State::new(Box::new(store));
+    let mut desk = Desk {
+        state,
+        tasks: 0,
+        index: 0,
+        ids,
+    };
+    while desk.tasks < tasks {
+        desk.submit(100_000.min(tasks - desk.tasks));
+        desk.checkpoint();
+    }
+    for layer in LAYERS {
+        if layer > tasks * 3 {
+            continue;
+        }
+        let begin = Instant::now();
+        desk.submit(layer);
+        let folded = begin.elapsed();
+        let spent = desk.checkpoint();
+        println!(
+            "| checkpoint | {ids:?} | {tasks} | {layer} | {:.2} µs/task | fold {:.2} µs/task |",
+            micros_each(spent, layer),
+            micros_each(folded, layer)
+        );
+    }
+    let bytes = std::fs::metadata(&path).expect("the store's file").len();
+    let held = desk.tasks;
+    drop(desk);
+    let begin = Instant::now();
+    let store = RedbStore::open(&path).expect("the store opens");
+    let opened = begin.elapsed();
+    let (mut read, mut minute) = (0, 0);
+    let begin = Instant::now();
+    while let Some(next) = store.far_minute(minute).expect("the index is read") {
+        for (_, seq) in store
+            .far(next, None, usize::MAX)
+            .expect("the index is read")
+        {
+            std::hint::black_box(store.record(seq).expect("a record is read"));
+            read += 1;
+        }
+        minute = next + 1;
+        if read >= WINDOW {
+            break;
+        }
+    }
+    let spent = begin.elapsed();
+    println!(
+        "| window | {ids:?} | {held} | {read} | {:.2} µs/task | {} B/task on disk, opened in {:.1} ms |",
+        micros_each(spent, read as u64),
+        bytes / held,
+        opened.as_secs_f64() * 1e3
+    );
+    drop(store);
+    std::fs::remove_file(path).expect("the store's file");
+}
+
+/// As the store has it: records by number, and a small index by due minute.
+const BY_NUMBER: TableDefinition<u64, &[u8]> = TableDefinition::new("by-number");
+const INDEX: TableDefinition<(u32, u64), u16> = TableDefinition::new("index");
+/// The other way: the record under its due minute.
+const INLINE: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("inline");
+const RECORD: [u8; 420] = [b'x'; 420];
+
+/// Writes `tasks` in generations of `layer`, and reads a window; records inline or not.
+fn layout(dir: &std::path::Path, tasks: u64, layer: u64, inline: bool) {
+    let path = dir.join("layout.redb");
+    let db = Database::create(&path).expect("a new file");
+    let minute = |n: u64| (due(n) / 60_000) as u32;
+    let (mut first, mut last) = (0, Duration::ZERO);
+    while first < tasks {
+        let mut places: Vec<(u32, u64)> = (first..first + layer).map(|n| (minute(n), n)).collect();
+        let begin = Instant::now();
+        places.sort_unstable();
+        let mut txn = db.begin_write().expect("a transaction");
+        txn.set_durability(Durability::Immediate).expect("durable");
+        txn.set_quick_repair(true);
+        if inline {
+            let mut table = txn.open_table(INLINE).expect("a table");
+            for place in places {
+                table.insert(place, &RECORD[..]).expect("a row");
+            }
+        } else {
+            let mut table = txn.open_table(BY_NUMBER).expect("a table");
+            for n in first..first + layer {
+                table.insert(n, &RECORD[..]).expect("a row");
+            }
+            let mut table = txn.open_table(INDEX).expect("a table");
+            for place in places {
+                table
+                    .insert(place, (due(place.1) % 60_000) as u16)
+                    .expect("a row");
+            }
+        }
+        txn.commit().expect("a commit");
+        last = begin.elapsed();
+        first += layer;
+    }
+    drop(db);
+    let db = Database::open(&path).expect("the file opens");
+    let txn = db.begin_read().expect("a view");
+    let begin = Instant::now();
+    let mut read = 0_u64;
+    if inline {
+        let table = txn.open_table(INLINE).expect("a table");
+        for row in table.range((0, 0)..).expect("a range").take(WINDOW) {
+            read += u64::from(!row.expect("a row").1.value().to_vec().is_empty());
+        }
+    } else {
+        let (index, table) = (
+            txn.open_table(INDEX).expect("a table"),
+            txn.open_table(BY_NUMBER).expect("a table"),
+        );
+        for row in index.range((0, 0)..).expect("a range").take(WINDOW) {
+            let n = row.expect("a row").0.value().1;
+            let record = table.get(n).expect("a look-up").expect("a record");
+            read += u64::from(!record.value().to_vec().is_empty());
+        }
+    }
+    let spent = begin.elapsed();
+    let bytes = std::fs::metadata(&path).expect("the file").len();
+    println!(
+        "| layout | {} | {tasks} | {layer} | last write {:.2} µs/task | window {:.2} µs/task, {} B/task |",
+        if inline {
+            "inline"
+        } else {
+            "by number + index"
+        },
+        micros_each(last, layer),
+        micros_each(spent, read),
+        bytes / tasks
+    );
+    drop((txn, db));
+    std::fs::remove_file(path).expect("the file");
+}
+
+fn main() {
+    let most = std::env::args().filter_map(|arg| arg.parse().ok()).next();
+    let most: u64 = most.unwrap_or(100_000);
+    // Beside the target folder: the system's folder for such may lie in memory.
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a folder");
+    println!("| what | ids or layout | in the store | layer | time | more |");
+    println!("|---|---|---|---|---|---|");
+    for tasks in [100_000, 1_000_000, 10_000_000] {
+        if tasks > most {
+            break;
+        }
+        for ids in [Ids::V7, Ids::Random] {
+            checkpoints(dir.path(), tasks, ids);
+        }
+        for inline in [false, true] {
+            layout(dir.path(), tasks, 100_000, inline);
+        }
+    }
+}

@@ -1,0 +1,41 @@
+# `just` lists the habits; each is one line that can be typed as well.
+
+# Lists them.
+default:
+    @just --list
+
+# Does it compile?
+check:
+    cargo check --all-targets
+
+# Formats.
+fmt:
+    cargo fmt
+
+# What CI demands of the code.
+lint:
+    cargo fmt --check && cargo clippy --all-targets -- -D warnings
+
+# Every test; or `just test --lib wheel::`.
+test *args:
+    cargo test {{args}}
+
+# The documentation of the code, private items too.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+
+# Micro-benchmarks of the wheel and the fold.
+bench *args:
+    cargo bench {{args}}
+
+# A cluster, a receiver, and tasks that fire before your eyes.
+demo:
+    cargo run --release -- dev --demo
+
+# Licences, advisories and bans of the dependencies.
+deny:
+    cargo deny check
+
+# What CI runs.
+ci:
+    .ci/run

@@ -1,0 +1,206 @@
+//! The cluster as this node sees it, and its growth.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+use super::params::Params;
+use super::problem::{Kind, Problem, ProblemView};
+use super::write::json;
+use super::{Api, body};
+use crate::model::NodeId;
+use crate::raft::{ClusterView, NodeView, ShardView};
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Cluster)]
+pub struct ClusterDto {
+    leader: Option<NodeId>,
+    term: u64,
+    nodes: Vec<NodeDto>,
+    shards: Shards,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Node)]
+struct NodeDto {
+    id: NodeId,
+    http: String,
+    peer: String,
+    /// `leader`, `follower` or `learner`.
+    role: &'static str,
+    alive: bool,
+    /// 0…1
+    load: f64,
+    last_applied: u64,
+    checkpoint: u64,
+    clock_skew_ms: i64,
+    version: String,
+    state_hashes: Vec<StateHash>,
+}
+
+/// Equal indexes must show equal hashes on every node.
+#[derive(Debug, Serialize, ToSchema)]
+struct StateHash {
+    index: u64,
+    hash: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Shards {
+    total: u16,
+    /// How many each node owns, by node id.
+    owned: BTreeMap<String, u64>,
+    /// How far each shard has come, by number.
+    progress: Vec<Progress>,
+}
+
+/// What is open in one shard. `committed` lags by what is done among neighbouring log positions,
+/// and never runs ahead.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ShardProgress)]
+struct Progress {
+    shard: u16,
+    owner: Option<NodeId>,
+    epoch: u64,
+    /// Tasks that are neither done, nor dead, nor cancelled.
+    open: u64,
+    /// No task of the shard that was submitted at or below this log index is open.
+    committed: u64,
+}
+
+/// A node to add.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewNode {
+    id: NodeId,
+    /// Its peer address.
+    #[schema(example = "10.0.0.4:7500")]
+    peer: String,
+    /// Make it a voter once it has caught up; true by default.
+    promote: Option<bool>,
+}
+
+/// The nodes, the leader, the shards.
+#[utoipa::path(get, path = "/v1/cluster", tag = "cluster",
+    responses((status = 200, body = ClusterDto), (status = 503, body = ProblemView)))]
+pub async fn status(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
+    Params::read(&uri, &[])?;
+    let view = api.cluster()?.view();
+    Ok(json(&ClusterDto::from(view.await)))
+}
+
+/// Adds a node: first as a learner, then as a voter.
+#[utoipa::path(post, path = "/v1/cluster/nodes", tag = "cluster", request_body = NewNode,
+    responses(
+        (status = 200, description = "The cluster with the node", body = ClusterDto),
+        (status = 409, description = "The membership was not changed", body = ProblemView),
+        (status = 422, description = "A value is not acceptable", body = ProblemView),
+    ))]
+pub async fn add(
+    State(api): State<Arc<Api>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::read(&uri, &[])?;
+    let node: NewNode = body::json(&headers, body).await?;
+    node.check()?;
+    let cluster = api.cluster()?;
+    cluster
+        .add(node.id, node.peer, node.promote.unwrap_or(true))
+        .await
+        .map_err(|reason| Problem::new(Kind::Membership, reason))?;
+    Ok(json(&ClusterDto::from(cluster.view().await)))
+}
+
+impl NewNode {
+    fn check(&self) -> Result<(), Problem> {
+        if self.id == 0 {
+            return Err(Problem::invalid("`id`: node ids begin with 1"));
+        }
+        let port = self
+            .peer
+            .rsplit_once(':')
+            .map(|(_, port)| port.parse::<u16>());
+        if !matches!(port, Some(Ok(1..))) || self.peer.len() > 256 {
+            return Err(Problem::invalid("`peer`: write host:port"));
+        }
+        Ok(())
+    }
+}
+
+impl From<ClusterView> for ClusterDto {
+    fn from(view: ClusterView) -> ClusterDto {
+        let owned = view.shards_owned.into_iter();
+        ClusterDto {
+            leader: view.leader,
+            term: view.term,
+            nodes: view.nodes.into_iter().map(NodeDto::from).collect(),
+            shards: Shards {
+                total: view.shards_total,
+                owned: owned
+                    .map(|(node, shards)| (node.to_string(), shards))
+                    .collect(),
+                progress: view.shards.into_iter().map(Progress::from).collect(),
+            },
+        }
+    }
+}
+
+impl From<ShardView> for Progress {
+    fn from(shard: ShardView) -> Progress {
+        Progress {
+            shard: shard.shard,
+            owner: shard.owner,
+            epoch: shard.epoch,
+            open: shard.open,
+            committed: shard.committed,
+        }
+    }
+}
+
+impl From<NodeView> for NodeDto {
+    fn from(node: NodeView) -> NodeDto {
+        let hashes = node.state_hashes.into_iter();
+        NodeDto {
+            id: node.id,
+            http: node.http,
+            peer: node.peer,
+            role: node.role,
+            alive: node.alive,
+            load: node.load.clamp(0.0, 1.0),
+            last_applied: node.last_applied,
+            checkpoint: node.checkpoint,
+            clock_skew_ms: node.clock_skew_ms,
+            version: node.version,
+            state_hashes: hashes
+                .map(|(index, hash)| StateHash { index, hash })
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_to_add_are_checked() {
+        let check = |text: &str| body::parse::<NewNode>(text.as_bytes()).and_then(|n| n.check());
+        assert!(check(r#"{"id":4,"peer":"10.0.0.4:7500"}"#).is_ok());
+        for bad in [
+            r#"{"id":0,"peer":"a:1"}"#,
+            r#"{"id":4,"peer":"a"}"#,
+            r#"{"id":4,"peer":"a:0"}"#,
+            r#"{"id":-4,"peer":"a:1"}"#,
+            r#"{"id":4}"#,
+        ] {
+            assert_eq!(check(bad).unwrap_err().status().as_u16(), 422, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The words of an explanation: lateness by cause, how an attempt ended, who asked.
+
+use crate::model::{AttemptEnd, Row, Span, Time};
+
+/// Lateness below this is what a healthy cluster shows, and needs no causes.
+const ON_TIME: Span = Span::millis(20);
+
+/// The instants between which an attempt became late.
+pub struct Lateness {
+    pub due: Time,
+    pub submitted: Time,
+    /// When it was first handed to an owner.
+    pub handed: Option<Time>,
+    /// When it was handed to the owner that carried it out.
+    pub triggered: Option<Time>,
+    pub started: Time,
+    pub queued: Span,
+}
+
+impl Lateness {
+    /// `Attempt 1 began 1s late: 800ms because …`.
+    pub fn sentence(&self, attempt: u32) -> String {
+        if self.started.0 == 0 {
+            return format!("Attempt {attempt} was never sent.");
+        }
+        let late = self.started.since(self.due);
+        if late <= ON_TIME {
+            return format!("Attempt {attempt} began {late} after it was due.");
+        }
+        let causes: Vec<String> = self
+            .causes()
+            .into_iter()
+            .filter(|(span, _)| span.0 > 0)
+            .map(|(span, cause)| format!("{span} {cause}"))
+            .collect();
+        format!(
+            "Attempt {attempt} began {late} late: {}.",
+            causes.join(", ")
+        )
+    }
+
+    /// Each stretch between due and start goes to one cause; together they are the lateness.
+    fn causes(&self) -> [(Span, &'static str); 5] {
+        let clamp = |time: Time| time.clamp(self.due, self.started);
+        let submitted = clamp(self.submitted);
+        let handed = clamp(self.handed.unwrap_or(self.due)).max(submitted);
+        let triggered = clamp(self.triggered.unwrap_or(handed)).max(handed);
+        let rest = self.started.since(triggered);
+        let queued = self.queued.min(rest);
+        [
+            (submitted.since(self.due), "because it was submitted late"),
+            (handed.since(submitted), "until its trigger was committed"),
+            (triggered.since(handed), "until its shard had moved"),
+            (queued, "in the queue of its target"),
+            (Span(rest.0 - queued.0), "on the node that carried it out"),
+        ]
+    }
+}
+
+/// `5ms before it was due`.
+pub fn gap(at: Time, due: Time, what: &str) -> String {
+    if at <= due {
+        format!("{} before {what}", due.since(at))
+    } else {
+        format!("{} after {what}", at.since(due))
+    }
+}
+
+/// `Attempt 1 ended at … after 30ms: HTTP 503, busy`.
+pub fn end_of(row: &Row, end: &AttemptEnd) -> String {
+    let status = match end.status {
+        0 => String::from("no answer"),
+        status => format!("HTTP {status}"),
+    };
+    let result = match end.error.as_deref() {
+        None => status,
+        // Errors about a status begin with it.
+        Some(error) if error.starts_with(&status) => error.to_owned(),
+        Some(error) => format!("{status}, {error}"),
+    };
+    let took = end.ended.since(end.started);
+    format!(
+        "Attempt {} ended at {}: {result}; the receiver took {took}.",
+        row.fence.attempt, end.ended
+    )
+}
+
+/// ` by token`, when it is known.
+pub fn by(row: &Row) -> String {
+    row.by
+        .as_deref()
+        .map_or(String::new(), |by| format!(" by {by}"))
+}

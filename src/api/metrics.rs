@@ -1,0 +1,189 @@
+//! The metrics that the contract names, from plain numbers that the floors below count.
+//!
+//! Those floors know nothing of metrics formats: they hand over [`Numbers`] when somebody looks.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::model::Stage;
+
+/// A histogram's counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Histogram {
+    /// (upper bound in seconds, observations between the bound before and this one), ascending.
+    pub buckets: Vec<(f64, u64)>,
+    /// Observations above the last bound.
+    pub above: u64,
+    /// Of all observations, in seconds.
+    pub sum: f64,
+}
+
+/// What the metrics show at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Numbers {
+    /// Start of an attempt less its due instant.
+    pub lateness: Histogram,
+    /// From proposal to the answer of the log.
+    pub commit: Histogram,
+    /// Per stage, indexed as [`Stage::ALL`].
+    pub tasks: [u64; 8],
+    /// Attempts that ended on this node, by result: `ok`, `accepted`, `failed`…
+    pub attempts: Vec<(&'static str, u64)>,
+    pub apply_index: u64,
+    pub checkpoint_index: u64,
+    pub checkpoint_age_seconds: u64,
+    /// Of this node's log on disk.
+    pub log_bytes: u64,
+    /// Access-log lines that a slow disk cost.
+    pub access_lines_dropped: u64,
+}
+
+/// Where the numbers come from.
+pub type Source = Arc<dyn Fn() -> Numbers + Send + Sync>;
+
+/// Registers the metrics; the source is asked at each scrape.
+pub fn register(registry: &mut Registry, source: Source) {
+    registry.register_collector(Box::new(Metrics(source)));
+}
+
+struct Metrics(Source);
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let numbers = (self.0)();
+        let late = "Start of an attempt less its due instant";
+        histogram(
+            &mut encoder,
+            "horolog_lateness_seconds",
+            late,
+            &numbers.lateness,
+        )?;
+        let commit = "From a proposal to the answer of the log";
+        histogram(
+            &mut encoder,
+            "horolog_commit_seconds",
+            commit,
+            &numbers.commit,
+        )?;
+        let mut family = encoder.encode_descriptor(
+            "horolog_tasks",
+            "Tasks by stage",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (stage, count) in Stage::ALL.iter().zip(numbers.tasks) {
+            let labels = [("stage", stage.name())];
+            ConstGauge::new(signed(count)).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Attempts that ended on this node";
+        let mut family =
+            encoder.encode_descriptor("horolog_attempts", help, None, MetricType::Counter)?;
+        for (result, count) in numbers.attempts {
+            let labels = [("result", result)];
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Log index folded last";
+        gauge(
+            &mut encoder,
+            "horolog_apply_index",
+            help,
+            numbers.apply_index,
+        )?;
+        let help = "Log index up to which the store holds everything";
+        gauge(
+            &mut encoder,
+            "horolog_checkpoint_index",
+            help,
+            numbers.checkpoint_index,
+        )?;
+        let help = "Age of the newest checkpoint, or of the process if it made none";
+        gauge(
+            &mut encoder,
+            "horolog_checkpoint_age_seconds",
+            help,
+            numbers.checkpoint_age_seconds,
+        )?;
+        let help = "Bytes of the log on disk, free pages included";
+        gauge(&mut encoder, "horolog_log_bytes", help, numbers.log_bytes)?;
+        let help = "Access log lines dropped because the disk was slow";
+        let name = "horolog_access_lines_dropped";
+        let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(numbers.access_lines_dropped).encode(family)
+    }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(signed(value)).encode(family)
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn histogram(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    histogram: &Histogram,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    let mut buckets = histogram.buckets.clone();
+    buckets.push((f64::INFINITY, histogram.above));
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    family.encode_histogram::<NoLabelSet>(histogram.sum, count, &buckets, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_contracts_names_are_there() {
+        let numbers = Numbers {
+            lateness: Histogram {
+                buckets: vec![(0.001, 2), (0.01, 1)],
+                above: 1,
+                sum: 0.5,
+            },
+            tasks: [5, 0, 0, 0, 0, 7, 0, 0],
+            attempts: vec![("ok", 7)],
+            apply_index: 42,
+            checkpoint_age_seconds: 17,
+            log_bytes: 4_096,
+            ..Numbers::default()
+        };
+        let mut registry = Registry::default();
+        register(&mut registry, Arc::new(move || numbers.clone()));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "horolog_lateness_seconds_bucket{le=\"0.001\"} 2",
+            "horolog_lateness_seconds_bucket{le=\"0.01\"} 3",
+            "horolog_lateness_seconds_bucket{le=\"+Inf\"} 4",
+            "horolog_lateness_seconds_count 4",
+            "horolog_tasks{stage=\"scheduled\"} 5",
+            "horolog_tasks{stage=\"done\"} 7",
+            "horolog_attempts_total{result=\"ok\"} 7",
+            "horolog_commit_seconds_count 0",
+            "horolog_apply_index 42",
+            "horolog_checkpoint_index 0",
+            "horolog_checkpoint_age_seconds 17",
+            "horolog_log_bytes 4096",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+}

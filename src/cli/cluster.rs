@@ -1,0 +1,101 @@
+//! `cluster …`: who leads, who follows, who owns what; and one node more.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Value, json};
+
+use super::client::{Remote, Server};
+use super::output::{self, line, show, text};
+use crate::model::Span;
+
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    #[command(flatten)]
+    remote: Remote,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Shows the nodes.
+    Status,
+    /// Adds a node that is running and waits to be added.
+    Add {
+        /// Its number.
+        id: u64,
+        /// Its peer address.
+        peer: String,
+        /// Keep it a learner: it holds everything and never votes.
+        #[arg(long)]
+        learner: bool,
+    },
+}
+
+/// How long a node may take to catch up.
+const CATCH_UP: Span = Span::minutes(5);
+
+/// Does what a `cluster` line says.
+pub async fn run(args: ClusterArgs) -> Result<()> {
+    let server = Server::new(&args.remote)?;
+    let answer = match args.verb {
+        Verb::Status => server.get("/v1/cluster").await?,
+        Verb::Add { id, peer, learner } => {
+            let body = json!({ "id": id, "peer": peer, "promote": !learner }).to_string();
+            let path = "/v1/cluster/nodes";
+            server
+                .call(Method::POST, path, Some(body.into_bytes()), CATCH_UP)
+                .await?
+        }
+    };
+    show(&answer, args.remote.json, status);
+    Ok(())
+}
+
+fn status(cluster: &Value) {
+    let leader = match &cluster["leader"] {
+        Value::Null => "no leader".to_owned(),
+        leader => format!("leader {leader}"),
+    };
+    let shards = text(&cluster["shards"], "total");
+    line(&format!(
+        "{leader}, term {}, {shards} shards",
+        cluster["term"]
+    ));
+    let progress = cluster["shards"]["progress"].as_array();
+    let number = |name: &'static str| {
+        let shards = progress.into_iter().flatten();
+        shards.filter_map(move |shard| shard[name].as_u64())
+    };
+    if let Some(committed) = number("committed").min() {
+        let open = number("open").sum::<u64>();
+        line(&format!(
+            "{open} tasks open, none up to log index {committed}"
+        ));
+    }
+    let columns = [
+        "id",
+        "role",
+        "alive",
+        "http",
+        "peer",
+        "load",
+        "last_applied",
+        "checkpoint",
+        "clock_skew_ms",
+        "version",
+    ];
+    let nodes = cluster["nodes"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let row = |node: &Value| {
+        let mut row: Vec<String> = columns.iter().map(|name| text(node, name)).collect();
+        row.push(text(&cluster["shards"]["owned"], &text(node, "id")));
+        row
+    };
+    let mut header = columns.to_vec();
+    header.push("shards");
+    output::table(&header, nodes.iter().map(row));
+}

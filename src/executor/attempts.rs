@@ -1,0 +1,252 @@
+//! What is known of each attempt: whether it waits, has begun, or was withdrawn.
+//!
+//! An attempt that has begun is remembered until the log closes it, even when its outcome was
+//! handed over long ago: a withdrawal must still hear "begun", and reading the state again must
+//! not start it twice.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::model::{Epoch, Fence, Seq, Time};
+
+/// An attempt's name.
+pub(super) type Id = (Seq, Fence);
+
+/// Withdrawals remembered at most. One is short-lived: the log tells within moments what became
+/// of it. Beyond the bound a withdrawal is refused, which the caller hears as "too late".
+const WITHDRAWN_MAX: usize = 1 << 16;
+
+/// Where an attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In the heap, not due yet.
+    Held,
+    /// Due: being looked up, in its target's queue, or about to begin.
+    Queued,
+    /// Came up while it was withdrawn; in no queue.
+    Parked,
+    /// Its call is under way.
+    Begun { closed: bool },
+    /// Its outcome was handed over at this steady instant; the log has not closed it yet.
+    Ended { since: Duration },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub at: Time,
+    pub place: Place,
+}
+
+/// The attempts of this node.
+#[derive(Default)]
+pub(super) struct Attempts {
+    entries: HashMap<Id, Entry>,
+    withdrawn: HashMap<Id, Duration>,
+    /// Begun attempts in the order of their beginning, until they are old enough to be reported.
+    young: VecDeque<(Duration, Time, Id)>,
+}
+
+impl Attempts {
+    /// Adds one; false when it is known already.
+    pub fn add(&mut self, id: Id, at: Time) -> bool {
+        let mut new = false;
+        self.entries.entry(id).or_insert_with(|| {
+            new = true;
+            Entry {
+                at,
+                place: Place::Held,
+            }
+        });
+        new
+    }
+
+    pub fn get(&self, id: Id) -> Option<Entry> {
+        self.entries.get(&id).copied()
+    }
+
+    /// Moves a known attempt.
+    pub fn put(&mut self, id: Id, place: Place) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.place = place;
+        }
+    }
+
+    /// Forgets an attempt that has not begun.
+    pub fn remove(&mut self, id: Id) {
+        self.entries.remove(&id);
+    }
+
+    /// The log closed it: forgotten, unless its call is still under way.
+    pub fn close(&mut self, id: Id) {
+        self.withdrawn.remove(&id);
+        match self.entries.get_mut(&id) {
+            Some(Entry {
+                place: Place::Begun { closed },
+                ..
+            }) => *closed = true,
+            Some(_) => drop(self.entries.remove(&id)),
+            None => {}
+        }
+    }
+
+    /// Its call begins.
+    pub fn begin(&mut self, id: Id, wall: Time, steady: Duration) {
+        self.put(id, Place::Begun { closed: false });
+        self.young.push_back((steady, wall, id));
+    }
+
+    /// Its outcome was handed over, or its call was given up.
+    pub fn end(&mut self, id: Id, steady: Duration) {
+        match self.get(id).map(|entry| entry.place) {
+            Some(Place::Begun { closed: true }) => self.remove(id),
+            Some(Place::Begun { closed: false }) => self.put(id, Place::Ended { since: steady }),
+            _ => {}
+        }
+    }
+
+    /// See [`super::Executor::withdraw`].
+    pub fn withdraw(&mut self, id: Id, steady: Duration) -> bool {
+        if let Some(Place::Begun { .. } | Place::Ended { .. }) = self.get(id).map(|e| e.place) {
+            return false;
+        }
+        if self.withdrawn.len() >= WITHDRAWN_MAX && !self.withdrawn.contains_key(&id) {
+            return false;
+        }
+        self.withdrawn.insert(id, steady);
+        true
+    }
+
+    /// Takes a withdrawal back.
+    pub fn restore(&mut self, id: Id) {
+        self.withdrawn.remove(&id);
+    }
+
+    pub fn is_withdrawn(&self, id: Id) -> bool {
+        self.withdrawn.contains_key(&id)
+    }
+
+    /// Attempts of this epoch or older whose call is under way, or whose outcome is on its way to
+    /// the log: the next owner would begin those again.
+    pub fn begun_up_to(&self, epoch: Epoch) -> usize {
+        let begun =
+            |entry: &Entry| matches!(entry.place, Place::Begun { .. } | Place::Ended { .. });
+        self.entries
+            .iter()
+            .filter(|((_, fence), entry)| fence.epoch <= epoch && begun(entry))
+            .count()
+    }
+
+    /// Attempts under way that have been open for `age`, each reported once; at most `max`.
+    pub fn grown(
+        &mut self,
+        steady: Duration,
+        age: Duration,
+        max: usize,
+    ) -> Vec<(Seq, Fence, Time)> {
+        let mut grown = Vec::new();
+        while let Some(&(begun, wall, id)) = self.young.front() {
+            let open = matches!(
+                self.get(id).map(|entry| entry.place),
+                Some(Place::Begun { closed: false })
+            );
+            if open && (steady.saturating_sub(begun) < age || grown.len() == max) {
+                break;
+            }
+            self.young.pop_front();
+            if open {
+                grown.push((id.0, id.1, wall));
+            }
+        }
+        grown
+    }
+
+    /// Whether some attempt may still have to be reported as open for a while.
+    pub fn has_young(&self) -> bool {
+        !self.young.is_empty()
+    }
+
+    /// Ended attempts and withdrawals that nobody has closed since `before`; normally none.
+    pub fn forgotten(&self, before: Duration, max: usize) -> Vec<Id> {
+        let ended = self
+            .entries
+            .iter()
+            .filter_map(|(id, entry)| match entry.place {
+                Place::Ended { since } if since < before => Some(*id),
+                _ => None,
+            });
+        let withdrawn = self.withdrawn.iter().filter(|(_, since)| **since < before);
+        ended
+            .chain(withdrawn.map(|(id, _)| *id))
+            .take(max)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: Id = (
+        Seq(1),
+        Fence {
+            epoch: Epoch(1),
+            attempt: 1,
+        },
+    );
+
+    #[test]
+    fn what_began_is_remembered_until_closed() {
+        let mut attempts = Attempts::default();
+        assert!(attempts.add(ID, Time(5)));
+        attempts.begin(ID, Time(5), Duration::ZERO);
+        attempts.end(ID, Duration::ZERO);
+        assert!(!attempts.withdraw(ID, Duration::ZERO), "it began");
+        assert!(
+            !attempts.add(ID, Time(5)),
+            "reading it again starts nothing"
+        );
+        attempts.close(ID);
+        assert!(attempts.get(ID).is_none());
+    }
+
+    #[test]
+    fn a_call_outlives_its_closing() {
+        let mut attempts = Attempts::default();
+        attempts.add(ID, Time(5));
+        attempts.begin(ID, Time(5), Duration::ZERO);
+        attempts.close(ID);
+        assert!(!attempts.withdraw(ID, Duration::ZERO));
+        assert_eq!(attempts.begun_up_to(Epoch(1)), 1);
+        attempts.end(ID, Duration::ZERO);
+        assert!(attempts.get(ID).is_none());
+    }
+
+    #[test]
+    fn an_outcome_on_its_way_to_the_log_is_waited_for() {
+        let mut attempts = Attempts::default();
+        attempts.add(ID, Time(5));
+        attempts.begin(ID, Time(5), Duration::ZERO);
+        attempts.end(ID, Duration::ZERO);
+        assert_eq!(attempts.begun_up_to(Epoch(1)), 1);
+        attempts.close(ID);
+        assert_eq!(attempts.begun_up_to(Epoch(1)), 0);
+    }
+
+    #[test]
+    fn only_what_is_still_open_is_reported_and_once() {
+        let mut attempts = Attempts::default();
+        let other = (Seq(2), ID.1);
+        for id in [ID, other] {
+            attempts.add(id, Time(5));
+            attempts.begin(id, Time(5), Duration::ZERO);
+        }
+        attempts.end(ID, Duration::ZERO);
+        let second = Duration::from_secs(1);
+        assert!(attempts.grown(second / 2, second, 9).is_empty());
+        assert_eq!(
+            attempts.grown(second, second, 9),
+            [(other.0, other.1, Time(5))]
+        );
+        assert!(attempts.grown(second * 2, second, 9).is_empty());
+    }
+}

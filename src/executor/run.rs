@@ -1,0 +1,387 @@
+//! The way of one attempt from its permit to its outcome, and what reports on the way.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::attempts::Id;
+use super::core::{Begin, Core};
+use super::deliver::{Call, Delivered, Delivery, FailureKind};
+use super::metrics::{ExecutorMetrics, Metrics, Result as Label};
+use super::targets::{Reference, TargetKey};
+use super::{Settings, Source, verdict};
+use crate::model::{Change, Clock, Event, Http, Spec, Target, Time};
+use crate::state::Dispatch;
+
+/// Attempts looked up under one lock of the state.
+pub(super) const LOOK_UP_MAX: usize = 256;
+/// An attempt that is due, looked up and read.
+pub(super) struct Prepared {
+    pub key: TargetKey,
+    pub reference: Reference,
+    dispatch: Dispatch,
+    spec: Result<Spec, String>,
+}
+
+/// What all parts share.
+pub(super) struct Inner {
+    pub(super) settings: Settings,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) source: Source,
+    delivery: Arc<dyn Delivery>,
+    pub(super) outcomes: mpsc::Sender<Event>,
+    core: Mutex<Core>,
+    /// Wakes the holding thread.
+    pub(super) due: Condvar,
+    runtime: Handle,
+    calls: TaskTracker,
+    abandon: CancellationToken,
+    pub(super) begun: Notify,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    reporter: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    pub(super) metrics: Metrics,
+}
+
+impl Inner {
+    pub fn new(
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        source: Source,
+        delivery: Arc<dyn Delivery>,
+        outcomes: mpsc::Sender<Event>,
+    ) -> Inner {
+        Inner {
+            core: Mutex::new(Core::new(&settings)),
+            settings,
+            clock,
+            source,
+            delivery,
+            outcomes,
+            due: Condvar::new(),
+            runtime: Handle::current(),
+            calls: TaskTracker::new(),
+            abandon: CancellationToken::new(),
+            begun: Notify::new(),
+            thread: Mutex::new(None),
+            reporter: Mutex::new(None),
+            metrics: Metrics::default(),
+        }
+    }
+
+    pub fn start(self: &Arc<Self>) {
+        let inner = self.clone();
+        #[allow(clippy::expect_used)] // A node that cannot have one thread cannot run.
+        let thread = std::thread::Builder::new()
+            .name("horolog-hold".into())
+            .spawn(move || inner.hold())
+            .expect("the holding thread starts");
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        let inner = self.clone();
+        let reporter = self.runtime.spawn(async move {
+            tokio::select! {
+                () = inner.abandon.cancelled() => {}
+                () = inner.report() => {}
+                () = inner.sweep() => {}
+            }
+        });
+        *self.reporter.lock().unwrap_or_else(PoisonError::into_inner) = Some(reporter);
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn changed(&self, changes: &[Change]) {
+        let mut core = self.lock();
+        let before = core.next_at();
+        changes.iter().for_each(|change| core.change(change));
+        let earlier = match (before, core.next_at()) {
+            (Some(before), Some(now)) => now < before,
+            (before, now) => before != now,
+        };
+        drop(core);
+        if earlier {
+            self.due.notify_one();
+        }
+    }
+
+    pub fn renew_lease(&self, contact: Duration) {
+        let mut core = self.lock();
+        if core.renew(contact, self.clock.steady()) {
+            core.kicked = true;
+            drop(core);
+            self.due.notify_one();
+        }
+    }
+
+    pub fn withdraw(&self, id: Id) -> bool {
+        let steady = self.clock.steady();
+        self.lock().attempts.withdraw(id, steady)
+    }
+
+    pub fn restore(&self, id: Id) {
+        self.lock().restore(id);
+        self.due.notify_one();
+    }
+
+    pub fn load(&self) -> f64 {
+        let core = self.lock();
+        let permits = core.targets.in_flight() as f64 / core.targets.total() as f64;
+        let memory = core.waiting() as f64 / self.settings.held_max.max(1) as f64;
+        permits.max(memory).clamp(0.0, 1.0)
+    }
+
+    pub fn read_metrics(&self) -> ExecutorMetrics {
+        let core = self.lock();
+        let (held, queued) = (core.held(), core.targets.queued());
+        let in_flight = core.targets.in_flight();
+        drop(core);
+        self.metrics.read(held, queued, in_flight)
+    }
+
+    pub async fn stop(&self, grace: Duration) {
+        self.lock().stopping = true;
+        self.due.notify_one();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            // A panic of the thread has been reported where it happened.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        self.calls.close();
+        let _ = tokio::time::timeout(grace, self.calls.wait()).await;
+        self.abandon.cancel();
+        self.calls.wait().await;
+        let reporter = self
+            .reporter
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(reporter) = reporter {
+            let _ = reporter.await;
+        }
+    }
+
+    /// Looks due attempts up, then starts those that get a permit at once and queues the others.
+    pub fn release_due(self: &Arc<Self>, due: Vec<Reference>) {
+        let found = self.prepare(due.into_iter().map(|r| (None, r)).collect());
+        let steady = self.clock.steady();
+        let mut core = self.lock();
+        let ready: Vec<Prepared> = found
+            .into_iter()
+            .filter_map(|found| match found {
+                Ok(prepared) => core
+                    .route(&prepared.key, prepared.reference, steady)
+                    .then_some(prepared),
+                Err((_, stale)) => {
+                    core.attempts.remove(stale.id);
+                    None
+                }
+            })
+            .collect();
+        drop(core);
+        ready.into_iter().for_each(|prepared| self.spawn(prepared));
+    }
+
+    /// Hands out permits until there are none, or nobody wants one.
+    pub fn pump(self: &Arc<Self>) {
+        loop {
+            let steady = self.clock.steady();
+            let mut core = self.lock();
+            let taken = core.take(LOOK_UP_MAX, steady);
+            let wake = core.wants_more();
+            drop(core);
+            if wake {
+                self.due.notify_one();
+            }
+            if taken.is_empty() {
+                return;
+            }
+            let taken = taken.into_iter().map(|(key, r)| (Some(key), r)).collect();
+            for found in self.prepare(taken) {
+                match found {
+                    Ok(prepared) => self.spawn(prepared),
+                    Err((key, stale)) => {
+                        let mut core = self.lock();
+                        core.attempts.remove(stale.id);
+                        key.iter().for_each(|key| core.free(key));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks attempts up in the state and reads their specs. An attempt that is no longer
+    /// current comes back as an error, with the target whose permit it holds.
+    fn prepare(
+        &self,
+        wanted: Vec<(Option<TargetKey>, Reference)>,
+    ) -> Vec<Result<Prepared, (Option<TargetKey>, Reference)>> {
+        let ids: Vec<Id> = wanted.iter().map(|(_, reference)| reference.id).collect();
+        let found = (self.source.dispatch)(&ids);
+        let mut found = found.into_iter();
+        wanted
+            .into_iter()
+            .map(|(key, reference)| {
+                let Some(dispatch) = found.next().flatten() else {
+                    self.metrics.count(Label::Stale);
+                    return Err((key, reference));
+                };
+                let spec = Spec::decode(&dispatch.spec).map_err(|e| e.to_string());
+                let key = key.unwrap_or_else(|| target_key(&spec));
+                Ok(Prepared {
+                    key,
+                    reference,
+                    dispatch,
+                    spec,
+                })
+            })
+            .collect()
+    }
+
+    fn spawn(self: &Arc<Self>, prepared: Prepared) {
+        let permit = Permit {
+            inner: self.clone(),
+            key: prepared.key.clone(),
+            id: prepared.reference.id,
+            polled: false,
+            begun: false,
+        };
+        let inner = self.clone();
+        self.calls.spawn_on(
+            async move {
+                let mut permit = permit;
+                permit.polled = true;
+                tokio::select! {
+                    biased;
+                    () = inner.abandon.cancelled() => {}
+                    () = inner.attempt(prepared, &mut permit) => {}
+                }
+            },
+            &self.runtime,
+        );
+    }
+
+    /// Begins, calls, and hands the outcome over; only then is the permit free again.
+    async fn attempt(&self, prepared: Prepared, permit: &mut Permit) {
+        let wall_us = self.clock.wall_us();
+        let wall = Time(wall_us / 1000);
+        let begin = {
+            let steady = self.clock.steady();
+            self.lock()
+                .begin(&prepared.key, prepared.reference, wall, steady)
+        };
+        match begin {
+            Begin::Go => permit.begun = true,
+            Begin::Dropped => return,
+            Begin::Waits => return self.due.notify_one(),
+        }
+        self.begun.notify_one();
+        self.metrics
+            .late(wall_us.saturating_sub(prepared.reference.at.0.saturating_mul(1000)));
+        let event = self.carry_out(prepared, wall).await;
+        // A closed channel means that the node is going down; the log will redispatch.
+        let _ = self.outcomes.send(event).await;
+    }
+
+    async fn carry_out(&self, prepared: Prepared, started: Time) -> Event {
+        let Prepared {
+            reference,
+            dispatch,
+            spec,
+            ..
+        } = prepared;
+        let report = verdict::Report {
+            id: reference.id,
+            node: self.settings.node,
+            started,
+            queued: started.since(reference.at.max(reference.released)),
+        };
+        let spec = match spec {
+            Ok(spec) => spec,
+            Err(why) => return report.unreadable(&why, &self.metrics),
+        };
+        let first = dispatch.tries == 0 && dispatch.fence.attempt == 1;
+        if let Some(at) = spec.expires_at.filter(|at| first && started >= *at) {
+            return report.expired(at, &self.metrics);
+        }
+        let timeout = spec.timeout();
+        let Target::Http(http) = spec.target;
+        let call = Call {
+            seq: dispatch.seq,
+            fence: dispatch.fence,
+            key: dispatch.key,
+            due: dispatch.due,
+            started,
+            http,
+            timeout,
+        };
+        // A defect in the delivery must not leave the attempt open for ever.
+        let delivered = AssertUnwindSafe(self.delivery.deliver(call))
+            .catch_unwind()
+            .await;
+        let delivered = delivered.unwrap_or_else(|_| {
+            Delivered::failed(
+                FailureKind::Broken,
+                "the delivery has a defect; see the log",
+            )
+        });
+        report.delivered(delivered, self.clock.wall(), &self.metrics)
+    }
+}
+
+/// A call's place among the permits; given back however the call ends, a panic included.
+struct Permit {
+    inner: Arc<Inner>,
+    key: TargetKey,
+    id: Id,
+    polled: bool,
+    begun: bool,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let steady = self.inner.clock.steady();
+        let mut core = self.inner.lock();
+        if self.begun {
+            core.attempts.end(self.id, steady);
+        }
+        core.free(&self.key);
+        // A call that was dropped unpolled: the runtime is gone, and the next would fare alike.
+        core.stopping |= !self.polled;
+        drop(core);
+        self.inner.pump();
+    }
+}
+
+/// Calls with the same scheme, host and port share a queue and permits.
+fn target_key(spec: &Result<Spec, String>) -> TargetKey {
+    match spec {
+        Ok(Spec {
+            target: Target::Http(http),
+            ..
+        }) => authority(http).unwrap_or_default().into(),
+        Err(_) => "".into(),
+    }
+}
+
+fn authority(target: &Http) -> Option<String> {
+    let uri: http::Uri = target.url.parse().ok()?;
+    let scheme = uri.scheme_str()?;
+    let port = uri
+        .port_u16()
+        .unwrap_or(if scheme == "https" { 443 } else { 80 });
+    Some(format!(
+        "{scheme}://{}:{port}",
+        uri.host()?.to_ascii_lowercase()
+    ))
+}

@@ -1,0 +1,195 @@
+//! Targets do not disturb each other, and what does not fit into memory is not lost.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use super::rig::*;
+use crate::executor::*;
+use crate::model::*;
+
+fn small(per_target: usize, total: usize, held_max: usize) -> Settings {
+    Settings {
+        per_target,
+        total,
+        held_max,
+        ..settings()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_never_answers_delays_nobody_else() {
+    let mut rig = Rig::new(small(2, 16, 1 << 10));
+    for seq in 0..100 {
+        rig.trigger(seq, START, "http://slow/");
+    }
+    for seq in 100..200 {
+        rig.trigger(seq, START, "http://quick/");
+    }
+    for _ in 0..100 {
+        assert!(matches!(rig.outcome().await, Event::Done(done) if done.seq.0 >= 100));
+    }
+    until(|| rig.executor.in_flight() == 2).await;
+    assert_eq!(rig.executor.metrics().queued, 98);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_to_one_target_and_in_all_are_bounded() {
+    let mut rig = Rig::new(small(3, 7, 1 << 10));
+    for seq in 0..60 {
+        rig.trigger(seq, START, &format!("http://slow:{}/", 1 + seq % 4));
+    }
+    until(|| rig.script.open.load(SeqCst) == 7).await;
+    let mut begun = [0; 4];
+    rig.script
+        .begun()
+        .iter()
+        .for_each(|seq| begun[(seq % 4) as usize] += 1);
+    assert!(begun.iter().all(|n| *n <= 3), "{begun:?}");
+    rig.script.gate.add_permits(60);
+    for _ in 0..60 {
+        rig.outcome().await;
+    }
+    assert_eq!(rig.script.most.load(SeqCst), 7);
+    until(|| rig.executor.in_flight() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_target_has_its_own_bound() {
+    let mut rig = Rig::new(small(3, 100, 1 << 10));
+    for seq in 0..30 {
+        rig.trigger(seq, START, "http://slow/");
+    }
+    until(|| rig.script.open.load(SeqCst) == 3).await;
+    rig.settle(90).await;
+    rig.script.gate.add_permits(30);
+    for _ in 0..31 {
+        rig.outcome().await;
+    }
+    assert!(
+        rig.script.most.load(SeqCst) <= 4,
+        "three, and the settling one"
+    );
+}
+
+/// Every attempt is called exactly once, although memory holds a tenth of them.
+async fn overflow(urls: &[&str], ahead: u64) {
+    let mut rig = Rig::new(small(4, 8, 100));
+    let changes: Vec<Change> = (0..1_000)
+        .map(|seq| {
+            let url = urls[seq as usize % urls.len()];
+            let at = START.plus(Span(ahead + seq * 31 % 50));
+            rig.log.trigger(seq, fence(1, 1), at, &spec(url))
+        })
+        .collect();
+    changes
+        .chunks(100)
+        .for_each(|chunk| rig.executor.changed(chunk));
+    assert!(rig.executor.metrics().held <= 100);
+    rig.wall(START.plus(Span(ahead + 50)));
+    rig.script.gate.add_permits(1_000);
+    let mut seen = HashSet::new();
+    for _ in 0..1_000 {
+        let Event::Done(done) = rig.outcome().await else {
+            panic!("no end")
+        };
+        assert!(seen.insert(done.seq), "{:?} came twice", done.seq);
+        let metrics = rig.executor.metrics();
+        assert!(metrics.held + metrics.queued <= 110, "{metrics:?}");
+    }
+    rig.settle(5_000).await;
+    assert_eq!(rig.script.begun().len(), 1_001);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_memory_holds_is_read_again() {
+    overflow(&["http://slow/"], 0).await;
+    overflow(&["http://slow/"], 200).await;
+    overflow(&["http://slow/", "http://a/", "http://b/"], 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_target_cannot_fill_the_memory_of_others() {
+    let mut rig = Rig::new(small(4, 8, 100));
+    for seq in 0..500 {
+        rig.trigger(seq, START, "http://slow/");
+    }
+    for seq in 500..700 {
+        rig.trigger(seq, START, "http://quick/");
+    }
+    for _ in 0..200 {
+        assert!(matches!(rig.outcome().await, Event::Done(done) if done.seq.0 >= 500));
+    }
+    rig.script.gate.add_permits(500);
+    for _ in 0..500 {
+        rig.outcome().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permit_is_kept_until_the_outcome_is_taken() {
+    let mut rig = Rig::new(small(256, 8, 1 << 10));
+    for seq in 0..200 {
+        rig.trigger(seq, START, &format!("http://quick:{}/", 1 + seq % 50));
+    }
+    // The channel takes 64; eight more wait with their permits; nothing else begins.
+    until(|| rig.script.begun().len() == 72).await;
+    until(|| rig.executor.in_flight() == 8).await;
+    assert!((rig.executor.load() - 1.0).abs() < f64::EPSILON);
+    for _ in 0..200 {
+        rig.outcome().await;
+    }
+    until(|| rig.executor.in_flight() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_waits_for_what_is_in_flight() {
+    let mut rig = Rig::new(settings());
+    rig.trigger(1, START, "http://slow/");
+    rig.begun(vec![1]).await;
+    let executor = rig.executor.clone();
+    let stopping = tokio::spawn(async move { executor.stop(THREADS).await });
+    until(|| rig.executor.inner.lock().stopping).await;
+    rig.trigger(2, START, "http://a/");
+    rig.script.gate.add_permits(1);
+    stopping.await.unwrap();
+    assert!(matches!(rig.outcome().await, Event::Done(done) if done.seq == Seq(1)));
+    assert_eq!(rig.script.begun(), [1]);
+    assert_eq!(rig.executor.in_flight(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_gives_up_after_the_grace() {
+    let rig = Rig::new(settings());
+    rig.trigger(1, START, "http://slow/");
+    rig.begun(vec![1]).await;
+    let stopping = rig.executor.stop(Duration::from_millis(20));
+    tokio::time::timeout(THREADS, stopping)
+        .await
+        .expect("it ends");
+    assert_eq!(rig.executor.in_flight(), 0);
+}
+
+/// A node that goes down without stopping its executor first must not recurse through its queue.
+#[test]
+fn a_runtime_that_goes_away_takes_the_executor_along() {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (first, second) = (runtime(), runtime());
+    let rig = first.block_on(async { Rig::new(small(1, 1, 1 << 18)) });
+    let changes: Vec<Change> = (0..50_000)
+        .map(|seq| {
+            rig.log
+                .trigger(seq, fence(1, 1), START, &spec("http://slow/"))
+        })
+        .collect();
+    rig.executor.changed(&changes);
+    second.block_on(until(|| rig.executor.metrics().queued == 49_999));
+    drop(first);
+    second.block_on(until(|| rig.executor.inner.lock().stopping));
+    second.block_on(rig.executor.stop(THREADS));
+}

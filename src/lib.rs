@@ -1,0 +1,15 @@
+//! horolog: an event-sourced scheduler for delayed tasks and cron.
+//!
+//! The modules stand on floors; each uses only the floors below its own:
+//! `model` → `wheel`, `log` → `state` → `raft` → `executor` → `api` → `node` → `cli`.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod cli;
+pub mod executor;
+pub mod log;
+pub mod model;
+pub mod node;
+pub mod raft;
+pub mod state;
+pub mod wheel;

@@ -1,0 +1,220 @@
+//! The events: what the log holds.
+//!
+//! Each has a frozen `…V1` struct and an explicit number, never the enum's order. A change of
+//! shape is a `…V2` with a new number; the old one stays readable for ever. An unknown number
+//! stops the node: a newer version wrote it, and guessing would make replicas differ.
+
+use bincode::{Decode, Encode};
+use serde::Serialize;
+use std::sync::Arc;
+
+use super::{AttemptEnd, Boot, By, Digest, Fence, Key, NodeId, Seq, Shard, Span, Time, When};
+
+/// A new task.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct SubmitV1 {
+    pub key: Key,
+    pub when: When,
+    /// An encoded `Spec`.
+    #[serde(serialize_with = "super::shown::spec")]
+    pub spec: Arc<[u8]>,
+    #[serde(serialize_with = "super::shown::hex")]
+    pub digest: Digest,
+    pub by: By,
+}
+
+/// The version a change was based on: `If-Match`.
+pub type IfMatch = Option<(Seq, u32)>;
+
+/// Cancels a task that has not begun.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct CancelV1 {
+    pub key: Key,
+    pub if_match: IfMatch,
+    /// The owner withdrew this attempt before it began.
+    pub withdrawn: Option<Fence>,
+    pub by: By,
+}
+
+/// Changes a task that has not begun.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct ChangeV1 {
+    pub key: Key,
+    pub if_match: IfMatch,
+    pub withdrawn: Option<Fence>,
+    /// A new instant, unless it stays.
+    pub when: Option<When>,
+    /// The whole new spec, unless it stays.
+    #[serde(serialize_with = "super::shown::spec_or_none")]
+    pub spec: Option<Arc<[u8]>>,
+    pub by: By,
+}
+
+/// Runs a task now.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct RunV1 {
+    pub key: Key,
+    pub if_match: IfMatch,
+    /// Also when it is done.
+    pub again: bool,
+    pub by: By,
+}
+
+/// Somebody outside says how a task ended.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct CompleteV1 {
+    pub key: Key,
+    /// The attempt that is meant, when given.
+    pub fence: Option<u64>,
+    pub ok: bool,
+    pub error: Option<Arc<str>>,
+    pub result: Option<Arc<str>>,
+    /// Keep a mark when the task is not known yet, so that it is born done.
+    pub mark: bool,
+    pub by: By,
+}
+
+/// Everything due up to an instant becomes triggered, in order of (instant, seq).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct TriggerV1 {
+    pub until: Time,
+    /// No more than so many in one fold.
+    pub max: u32,
+}
+
+/// Attempts that have been open for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct StartedV1 {
+    pub node: NodeId,
+    pub attempts: Vec<(Seq, Fence, Time)>,
+}
+
+/// The receiver answered 202.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct AcceptedV1 {
+    pub seq: Seq,
+    pub fence: Fence,
+    pub node: NodeId,
+    pub end: AttemptEnd,
+}
+
+/// The receiver answered 2xx.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct DoneV1 {
+    pub seq: Seq,
+    pub fence: Fence,
+    pub node: NodeId,
+    pub end: AttemptEnd,
+}
+
+/// What a failed attempt means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Try again, if the policy allows; not before this delay.
+    Retry { not_before: Span },
+    /// The receiver wants no more of it (410, 489).
+    Final,
+    /// It had not begun by `expires_at`.
+    Expired,
+}
+
+/// The attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct FailedV1 {
+    pub seq: Seq,
+    pub fence: Fence,
+    pub node: NodeId,
+    pub verdict: Verdict,
+    pub end: AttemptEnd,
+}
+
+/// The one rule of ownership: from here on these shards belong to this run of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct AssignV1 {
+    pub shards: Vec<Shard>,
+    pub node: NodeId,
+    pub boot: Boot,
+    /// Why, in a word: `start`, `lease`, `leader`, `watchdog`.
+    pub cause: Arc<str>,
+}
+
+/// Finished tasks leave: those done or cancelled up to one instant, those dead up to another,
+/// marks that never met their task with the former.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct RetireV1 {
+    pub finished_up_to: Time,
+    pub dead_up_to: Time,
+    /// No more than so many in one fold.
+    pub max: u32,
+}
+
+pub use AcceptedV1 as Accepted;
+pub use AssignV1 as Assign;
+pub use CancelV1 as Cancel;
+pub use ChangeV1 as ChangeTask;
+pub use CompleteV1 as Complete;
+pub use DoneV1 as Done;
+pub use FailedV1 as Failed;
+pub use RetireV1 as Retire;
+pub use RunV1 as Run;
+pub use StartedV1 as Started;
+pub use SubmitV1 as Submit;
+pub use TriggerV1 as Trigger;
+
+/// Declares the enum and its numbers in one place, so that they cannot drift apart.
+macro_rules! events {
+    ($($number:literal $name:ident($body:ident),)*) => {
+        /// Anything that changes state.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+        #[serde(untagged)]
+        pub enum Event {
+            $($name($body),)*
+        }
+
+        impl Event {
+            /// Every number in use, with its name.
+            pub const KINDS: &'static [(u16, &'static str)] = &[$(($number, stringify!($name)),)*];
+
+            /// The number in the log.
+            pub const fn kind(&self) -> u16 {
+                match self { $(Event::$name(_) => $number,)* }
+            }
+
+            /// Its name among [`Event::KINDS`].
+            pub const fn name(&self) -> &'static str {
+                match self { $(Event::$name(_) => stringify!($name),)* }
+            }
+
+            pub(super) fn encode_body(&self, out: &mut Vec<u8>) {
+                match self { $(Event::$name(body) => super::batch::encode_into(body, out),)* }
+            }
+
+            pub(super) fn decode_body(kind: u16, bytes: &[u8]) -> Result<Event, super::CodecError> {
+                match kind {
+                    $($number => super::batch::decode::<$body>(bytes).map(Event::$name),)*
+                    _ => Err(super::CodecError::UnknownKind(kind)),
+                }
+            }
+        }
+
+        $(impl From<$body> for Event {
+            fn from(body: $body) -> Event { Event::$name(body) }
+        })*
+    };
+}
+
+events! {
+    1 Submit(SubmitV1),
+    2 Cancel(CancelV1),
+    3 Change(ChangeV1),
+    4 Run(RunV1),
+    5 Complete(CompleteV1),
+    10 Trigger(TriggerV1),
+    11 Started(StartedV1),
+    12 Accepted(AcceptedV1),
+    13 Done(DoneV1),
+    14 Failed(FailedV1),
+    20 Assign(AssignV1),
+    30 Retire(RetireV1),
+}

@@ -1,0 +1,81 @@
+//! Every bound in one place, each with its reason. A setting may lower some of them.
+
+use super::Span;
+
+/// Longest application id, in bytes: it is part of every key on disk and of every metric label.
+pub const APP_BYTES_MAX: usize = 64;
+/// Longest task id, in bytes: room for an order number or a UUID with a prefix.
+pub const ID_BYTES_MAX: usize = 128;
+/// Largest task as JSON, in bytes. A scheduler carries references, not documents.
+pub const TASK_BYTES_MAX: usize = 1 << 20;
+/// Largest body of a batch submit, in bytes.
+pub const BATCH_BODY_BYTES_MAX: usize = 64 << 20;
+/// How much of an oversized body is read and dropped so that the client sees the answer.
+pub const DRAIN_BYTES_MAX: usize = 16 << 20;
+/// Longest URL, in bytes; what common servers accept.
+pub const URL_BYTES_MAX: usize = 8 << 10;
+/// Most headers on one callback.
+pub const HEADERS_MAX: usize = 64;
+/// Longest header value, in bytes.
+pub const HEADER_BYTES_MAX: usize = 8 << 10;
+/// Most labels on one task: labels are indexed.
+pub const LABELS_MAX: usize = 16;
+/// Longest label key or value, in bytes.
+pub const LABEL_BYTES_MAX: usize = 128;
+/// Most entries of a listed back-off.
+pub const BACKOFF_LIST_MAX: usize = 64;
+/// Most attempts a policy may ask for.
+pub const ATTEMPTS_MAX: u32 = 10_000;
+/// Longest time-out of one callback: an owner change costs at most this much work twice.
+pub const TIMEOUT_MAX: Span = Span::minutes(15);
+/// Longest delay, retry delay, acceptance or age: about a century.
+pub const SPAN_MAX: Span = Span::days(36_525);
+/// Default time-out of one callback.
+pub const TIMEOUT_DEFAULT: Span = Span::seconds(10);
+/// Default wait for a completion after a 202.
+pub const ACCEPT_TIMEOUT_DEFAULT: Span = Span::hours(1);
+/// Default number of attempts, the first included.
+pub const ATTEMPTS_DEFAULT: u32 = 3;
+/// Default jitter, in thousandths of the delay.
+pub const JITTER_DEFAULT_MILLI: u32 = 100;
+/// Most tasks one `Trigger` folds, so that no fold holds the state for longer than 5 ms.
+pub const TRIGGER_MAX: u32 = 8_192;
+/// Most open attempts one `Assign` may redispatch, for the same reason.
+pub const ASSIGN_MAX: usize = 8_192;
+/// Most finished tasks one `Retire` drops, for the same reason.
+pub const RETIRE_MAX: u32 = 4_096;
+/// Events in one log entry at most: bounds the time one fold holds the state.
+pub const BATCH_EVENTS_MAX: usize = 1_024;
+/// Bytes in one log entry at most, unless a single event is larger.
+pub const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Memory that decoding one record may ask for: four times the largest frame of a snapshot, since
+/// what is decoded is larger than its bytes.
+pub const DECODE_BYTES_MAX: usize = 256 << 20;
+/// History rows kept for one task; the oldest after the first one give way.
+pub const HISTORY_ROWS_MAX: usize = 512;
+/// How much of an answer is kept with the attempt.
+pub const ANSWER_KEPT_BYTES: usize = 1 << 10;
+/// How much of an answer is read at all.
+pub const ANSWER_READ_BYTES: usize = 64 << 10;
+/// Longest error text kept with a task.
+pub const ERROR_BYTES_MAX: usize = 512;
+/// Shards of a new cluster: enough to spread over a dozen nodes evenly.
+pub const SHARDS_DEFAULT: u16 = 64;
+/// Replicas compare their state hashes at multiples of this index.
+pub const HASH_EVERY: u64 = 256;
+/// So many of those hashes are kept.
+pub const HASHES_KEPT: usize = 64;
+/// Page size of lists: default and most.
+pub const PAGE_DEFAULT: usize = 100;
+/// See [`PAGE_DEFAULT`].
+pub const PAGE_MAX: usize = 1_000;
+/// Records one page examines at most, so that a filter that matches nothing stays cheap.
+pub const PAGE_EXAMINED_MAX: usize = 20_000;
+/// Grace between a callback's time-out and the moment the log gives up waiting for its outcome.
+pub const OUTCOME_GRACE: Span = Span::seconds(30);
+/// A bucket of the progress checkpoint spans 2 to the power of this in log positions: fine enough
+/// to follow, and few enough.
+pub const PROGRESS_BUCKET_BITS: u32 = 10;
+/// Buckets per shard, so that the progress of 64 shards is 100 kB at most, hashed in well below
+/// a millisecond.
+pub const PROGRESS_BUCKETS_MAX: usize = 64;

@@ -1,0 +1,54 @@
+//! What the fold answers.
+
+use bincode::{Decode, Encode};
+
+use super::{Fence, NodeId, Seq, Stage, Task};
+
+/// The answer to one event.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Outcome {
+    /// A caller's event took effect (or already had): the task as it is after it.
+    Task {
+        /// This event created it.
+        new: bool,
+        task: Box<Task>,
+    },
+    /// A completion came before its submit, and a mark was kept.
+    Marked,
+    /// An inner event took effect.
+    Folded,
+    /// So many tasks were triggered, retired or redispatched.
+    Counted {
+        count: u32,
+        /// The bound was reached; the same again will do more.
+        more: bool,
+    },
+    /// The attempt's result came too late: another attempt holds the task, or nobody does.
+    Stale { held: Fence },
+    /// Nothing changed; the caller must act.
+    Refused(Refusal),
+}
+
+/// Why an event had no effect. Every replica decides alike.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
+pub enum Refusal {
+    #[error("there is no such task")]
+    Unknown,
+    #[error("a task with this id exists and its content differs; choose another id or change it")]
+    Content,
+    #[error("the task is {stage}; this is possible only earlier, or after a final outcome")]
+    Stage { stage: Stage },
+    #[error("the task is done; say again: true to run it once more")]
+    AlreadyDone,
+    #[error("the task has changed since; read it again")]
+    Changed,
+    #[error("the fence is stale: {held} holds the task")]
+    StaleFence { held: u64 },
+    /// Asks the proposer to have the owner withdraw the attempt; callers never see it.
+    #[error("the attempt is with node {owner}")]
+    Withdraw {
+        seq: Seq,
+        fence: Fence,
+        owner: NodeId,
+    },
+}

@@ -1,0 +1,373 @@
+//! What a task asks for: where the callback goes, how it is retried, how long it may take.
+//!
+//! A [`Spec`] keeps what was sent and what was not, so that a repeated submit can be compared
+//! with the first one; the defaults are given by its methods.
+
+use bincode::{Decode, Encode};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::limits::*;
+use super::{Digest, Retry, Span, Time};
+
+/// When a task is due, as it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// Nothing was said: at once.
+    Now,
+    /// At an instant.
+    At(Time),
+    /// So long after the leader takes the submit.
+    After(Span),
+}
+
+impl When {
+    /// The due instant for a submit that the leader takes at `now`.
+    pub fn resolve(self, now: Time) -> Time {
+        match self {
+            When::Now => now.min(Time::MAX),
+            When::At(time) => time.min(Time::MAX),
+            When::After(span) => now.plus(span),
+        }
+    }
+}
+
+/// Headers whose values are never shown.
+pub const HEADERS_MASKED: [&str; 3] = ["authorization", "cookie", "x-api-key"];
+/// What stands in their place.
+pub const MASK: &str = "***";
+
+/// A callback's body.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    #[default]
+    Empty,
+    /// Text, sent as it is.
+    Text(String),
+    /// JSON, sent as it was written; sets `content-type: application/json` unless given.
+    Json(String),
+    /// Any bytes (`body_base64`).
+    Bytes(#[serde(serialize_with = "super::shown::hex")] Vec<u8>),
+}
+
+/// An HTTP callback.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Http {
+    /// Absent: `POST`.
+    pub method: Option<String>,
+    pub url: String,
+    #[serde(serialize_with = "super::shown::headers")]
+    pub headers: BTreeMap<String, String>,
+    pub body: Body,
+    pub timeout: Option<Span>,
+}
+
+/// What is called when a task is due.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    Http(Http),
+}
+
+/// All that a task says about itself but its ids and its instant.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Spec {
+    pub target: Target,
+    pub retry: Option<Retry>,
+    pub accept_timeout: Option<Span>,
+    /// Dead if no attempt has begun by then.
+    pub expires_at: Option<Time>,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What is wrong with a spec; says what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}`: {reason}")]
+pub struct SpecError {
+    /// The JSON path of the field.
+    pub field: String,
+    pub reason: String,
+}
+
+impl SpecError {
+    pub fn new(field: &str, reason: impl Into<String>) -> SpecError {
+        SpecError {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+}
+
+impl Spec {
+    /// The policy with its defaults.
+    pub fn retry(&self) -> Retry {
+        self.retry.clone().unwrap_or_default()
+    }
+
+    pub fn accept_timeout(&self) -> Span {
+        self.accept_timeout.unwrap_or(ACCEPT_TIMEOUT_DEFAULT)
+    }
+
+    /// How long one attempt may take.
+    pub fn timeout(&self) -> Span {
+        let Target::Http(http) = &self.target;
+        http.timeout.unwrap_or(TIMEOUT_DEFAULT)
+    }
+
+    /// The form that is stored, replicated and hashed.
+    pub fn encode(&self) -> Arc<[u8]> {
+        super::batch::encode(self).into()
+    }
+
+    /// Reads [`Spec::encode`].
+    pub fn decode(bytes: &[u8]) -> Result<Spec, super::CodecError> {
+        super::batch::decode(bytes)
+    }
+
+    /// A hash of the content as sent: two submits with the same digest are the same submit.
+    pub fn digest(encoded: &[u8], when: When) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(encoded);
+        hasher.update(&super::batch::encode(&when));
+        let mut digest = Digest::default();
+        digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        digest
+    }
+
+    /// Checks every bound, so that nothing later has to.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let Target::Http(http) = &self.target;
+        http.check()?;
+        if let Some(retry) = &self.retry {
+            check_retry(retry)?;
+        }
+        if self.labels.len() > LABELS_MAX {
+            return Err(SpecError::new(
+                "labels",
+                format!("at most {LABELS_MAX} are allowed"),
+            ));
+        }
+        for (key, value) in &self.labels {
+            if key.is_empty() || key.len() > LABEL_BYTES_MAX || value.len() > LABEL_BYTES_MAX {
+                let reason = format!("keys and values have 1 to {LABEL_BYTES_MAX} bytes");
+                return Err(SpecError::new("labels", reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Http {
+    /// The method with its default.
+    pub fn method(&self) -> &str {
+        self.method.as_deref().unwrap_or("POST")
+    }
+
+    fn check(&self) -> Result<(), SpecError> {
+        let at = |field: &str| format!("target.http.{field}");
+        let wrong = |field: &str, reason: String| Err(SpecError::new(&at(field), reason));
+        if self.url.len() > URL_BYTES_MAX {
+            return wrong(
+                "url",
+                format!("has {} bytes, at most {URL_BYTES_MAX}", self.url.len()),
+            );
+        }
+        check_url(&self.url).or_else(|reason| wrong("url", reason))?;
+        match http::Method::from_bytes(self.method().as_bytes()) {
+            Ok(method) if method != http::Method::CONNECT && self.method().len() <= 32 => {}
+            _ => return wrong("method", format!("{:?} is not a method", self.method())),
+        }
+        if let Some(timeout) = self.timeout
+            && !(Span(1)..=TIMEOUT_MAX).contains(&timeout)
+        {
+            return wrong(
+                "timeout",
+                format!("{timeout} is not within 1ms and {TIMEOUT_MAX}"),
+            );
+        }
+        if self.headers.len() > HEADERS_MAX {
+            return wrong("headers", format!("at most {HEADERS_MAX} are allowed"));
+        }
+        for (name, value) in &self.headers {
+            check_header(name, value).or_else(|reason| wrong("headers", reason))?;
+        }
+        Ok(())
+    }
+
+    /// The address, when the URL names one literally; resolved names are checked when they are
+    /// connected to.
+    pub fn literal_address(&self) -> Option<IpAddr> {
+        let uri: http::Uri = self.url.parse().ok()?;
+        uri.host()?.trim_matches(['[', ']']).parse().ok()
+    }
+}
+
+fn check_url(url: &str) -> Result<(), String> {
+    let wrong = |why: &str| {
+        Err(format!(
+            "{url:?} {why}; write http://host/path or https://…"
+        ))
+    };
+    let Ok(uri) = url.parse::<http::Uri>() else {
+        return wrong("is not a URL");
+    };
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return wrong("has no http or https scheme");
+    }
+    match uri.authority() {
+        Some(authority) if authority.as_str().contains('@') => wrong("carries credentials"),
+        Some(authority) if authority.host().is_empty() => wrong("has no host"),
+        Some(authority) if authority.as_str().ends_with(':') => wrong("has an empty port"),
+        Some(_) => Ok(()),
+        None => wrong("has no host"),
+    }
+}
+
+/// Headers that the caller of a callback sets itself; a task's own would contradict the message.
+const RESERVED: [&str; 8] = [
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "host",
+    "upgrade",
+    "te",
+    "trailer",
+    "expect",
+];
+
+fn check_header(name: &str, value: &str) -> Result<(), String> {
+    let lower = name.to_ascii_lowercase();
+    if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        return Err(format!("{name:?} is not a header name"));
+    }
+    if RESERVED.contains(&lower.as_str())
+        || lower.starts_with("horolog-")
+        || lower.starts_with("webhook-")
+    {
+        return Err(format!("{name:?} is set by the scheduler itself"));
+    }
+    if value.len() > HEADER_BYTES_MAX {
+        return Err(format!(
+            "{name:?} has {} bytes, at most {HEADER_BYTES_MAX}",
+            value.len()
+        ));
+    }
+    http::HeaderValue::from_str(value)
+        .map(drop)
+        .map_err(|_| format!("the value of {name:?} has characters that a header may not have"))
+}
+
+fn check_retry(retry: &Retry) -> Result<(), SpecError> {
+    use super::Backoff;
+    if let Some(attempts) = retry.attempts
+        && !(1..=ATTEMPTS_MAX).contains(&attempts)
+    {
+        let reason = format!("{attempts} is not within 1 and {ATTEMPTS_MAX}");
+        return Err(SpecError::new("retry.attempts", reason));
+    }
+    if retry.jitter_milli.is_some_and(|milli| milli > 10_000) {
+        return Err(SpecError::new("retry.jitter", "is a number from 0 to 10"));
+    }
+    match &retry.backoff {
+        Some(Backoff::List(spans)) if spans.is_empty() || spans.len() > BACKOFF_LIST_MAX => {
+            let reason = format!("lists 1 to {BACKOFF_LIST_MAX} delays");
+            Err(SpecError::new("retry.backoff.list", reason))
+        }
+        Some(Backoff::Exponential { factor_milli, .. })
+            if !(1_000..=100_000).contains(factor_milli) =>
+        {
+            Err(SpecError::new(
+                "retry.backoff.exponential.factor",
+                "is a number from 1 to 100",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(url: &str) -> Spec {
+        Spec {
+            target: Target::Http(Http {
+                url: url.into(),
+                ..Http::default()
+            }),
+            retry: None,
+            accept_timeout: None,
+            expires_at: None,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn urls_are_checked() {
+        for good in [
+            "http://a/",
+            "https://a.b:8443/x?y=z",
+            "http://[::1]:80/",
+            "http://127.0.0.1",
+        ] {
+            assert_eq!(spec(good).check(), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "a",
+            "/a",
+            "ftp://a/",
+            "http://",
+            "http://u:p@a/",
+            "http://a b/",
+            "http://a:/",
+            "http:///x",
+        ] {
+            assert!(spec(bad).check().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn headers_that_would_contradict_the_message_are_refused() {
+        for name in [
+            "Content-Length",
+            "Horolog-Fence",
+            "webhook-id",
+            "Host",
+            "bad name",
+        ] {
+            let mut spec = spec("http://a/");
+            let Target::Http(http) = &mut spec.target;
+            http.headers.insert(name.into(), "1".into());
+            assert!(spec.check().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_digest_tells_contents_and_instants_apart() {
+        let (a, b) = (spec("http://a/").encode(), spec("http://b/").encode());
+        let now = Spec::digest(&a, When::Now);
+        assert_eq!(now, Spec::digest(&a, When::Now));
+        assert_ne!(now, Spec::digest(&b, When::Now));
+        assert_ne!(now, Spec::digest(&a, When::After(Span(0))));
+        assert_ne!(
+            Spec::digest(&a, When::After(Span(5))),
+            Spec::digest(&a, When::At(Time(5)))
+        );
+    }
+
+    #[test]
+    fn literal_addresses_are_seen() {
+        let literal = |url: &str| {
+            let Target::Http(http) = spec(url).target;
+            http.literal_address().map(|a| a.to_string())
+        };
+        assert_eq!(literal("http://127.0.0.1:80/"), Some("127.0.0.1".into()));
+        assert_eq!(literal("http://[::1]/"), Some("::1".into()));
+        assert_eq!(literal("http://localhost/"), None);
+    }
+}

@@ -1,0 +1,268 @@
+//! One node, assembled: directory, log, replication, executor, API.
+//!
+//! ```text
+//! start:  lock and identity ─► log ─► listeners ─► API (only /livez so far) ─► replication ─► API
+//! stop:   API stops accepting ─► the lead is handed over ─► attempts end and report ─► Raft, log
+//! ```
+
+mod clock;
+mod config;
+mod numbers;
+mod outcomes;
+mod rim;
+pub mod settings;
+pub mod settings_keys;
+pub mod settings_load;
+pub mod telemetry;
+
+use anyhow::Context as _;
+use prometheus_client::registry::Registry;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, AccessLog, AccessRotation, Api, ApiSettings};
+use crate::executor::{Executor, Guard, HttpDelivery, Settings as ExecutorSettings};
+use crate::log::{DirLock, EngineKind, Identity, LogStore};
+use crate::model::{Clock, NodeId};
+use crate::raft::{self, Cadence, Cluster, Origin, Retention, Timing};
+
+pub use clock::SystemClock;
+
+/// What is in flight at a stop is given so long.
+const FINISH_WITHIN: Duration = Duration::from_secs(5);
+/// Another node is given so long to take the lead.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
+
+/// Everything a node is told at its start.
+pub struct Config {
+    pub id: NodeId,
+    pub dir: PathBuf,
+    pub http: SocketAddr,
+    pub peer: SocketAddr,
+    /// How others reach the listeners, where that is not where they listen.
+    pub http_advertised: Option<String>,
+    pub peer_advertised: Option<String>,
+    pub origin: Origin,
+    pub engine: EngineKind,
+    pub timing: Timing,
+    pub retention: Retention,
+    pub cadence: Cadence,
+    /// The cluster secret.
+    pub secret: Option<String>,
+    pub api: ApiSettings,
+    pub limits: api::serve::Limits,
+    pub guard: Guard,
+    /// Concurrent calls to one target.
+    pub per_target: usize,
+    /// Where the access log is kept, for how many days, in how long files; `None`: it is not.
+    pub access_log: Option<(PathBuf, usize, AccessRotation)>,
+}
+
+/// A running node.
+pub struct Node {
+    cluster: Cluster,
+    executor: Executor,
+    running: raft::Running,
+    reporter: JoinHandle<()>,
+    stop_reporter: CancellationToken,
+    server: JoinHandle<()>,
+    stop_server: CancellationToken,
+    http: SocketAddr,
+    // Given up last, when nothing of this process touches the directory any more.
+    _lock: DirLock,
+}
+
+impl Node {
+    /// Starts a node; returns when it is a member of its cluster.
+    ///
+    /// `fault` is called when the node cannot go on: the process must end and start again.
+    ///
+    /// # Errors
+    /// When directory, listeners or membership stand against it; the text says what to do.
+    pub async fn start(
+        config: Config,
+        fault: Arc<dyn Fn(String) + Send + Sync>,
+    ) -> anyhow::Result<Node> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let (lock, identity) = open_dir(&config)?;
+        let log = LogStore::open(&config.dir, config.engine)?;
+        let peers = listen(config.peer).await?;
+        let listener = listen(config.http).await?;
+        let http = listener.local_addr()?;
+        let peer_address = config.peer_advertised.clone();
+        let peer_address = peer_address.unwrap_or(peers.local_addr()?.to_string());
+
+        let cluster = Arc::new(OnceLock::new());
+        let executor = Arc::new(OnceLock::new());
+        let stop_server = CancellationToken::new();
+        let server = serve(&config, listener, &clock, &cluster, &executor, &stop_server)?;
+
+        let (outcomes, inbox) = tokio::sync::mpsc::channel(outcomes::WAITING_MAX);
+        let settings = executor_settings(&config);
+        let options = raft::Options {
+            dir: config.dir.clone(),
+            identity,
+            log,
+            peer_address,
+            http_address: config.http_advertised.clone().unwrap_or(http.to_string()),
+            listener: peers,
+            network: Arc::new(raft::Tcp),
+            secret: config.secret.clone(),
+            origin: config.origin.clone(),
+            timing: config.timing,
+            retention: config.retention,
+            cadence: config.cadence,
+            clock: clock.clone(),
+            fault,
+        };
+        let (slot, for_source) = (executor.clone(), options.fault.clone());
+        let running = raft::start(options, move |state| {
+            let delivery = Arc::new(HttpDelivery::new(&settings));
+            let source = rim::source(state, settings.node, for_source);
+            let made = Executor::start(settings, clock, source, delivery, outcomes);
+            rim::rim(slot.get_or_init(|| made).clone())
+        })
+        .await?;
+        let joined = running.cluster.clone();
+        // Set once, here; the API waits for it.
+        let _ = cluster.set(joined.clone());
+        let stop_reporter = CancellationToken::new();
+        let reporter = outcomes::report(joined.clone(), inbox, stop_reporter.clone());
+        let reporter = tokio::spawn(reporter);
+        let executor = executor
+            .get()
+            .cloned()
+            .context("the executor was not started")?;
+        Ok(Node {
+            cluster: joined,
+            executor,
+            running,
+            reporter,
+            stop_reporter,
+            server,
+            stop_server,
+            http,
+            _lock: lock,
+        })
+    }
+
+    /// The node's part in the cluster.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Where the API listens.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Hands over what it holds and ends; loses nothing.
+    pub async fn stop(self) {
+        self.stop_server.cancel();
+        if self.server.await.is_err() {
+            tracing::warn!("the API server ended with a panic");
+        }
+        self.running.hand_over(HAND_OVER_WITHIN).await;
+        self.executor.stop(FINISH_WITHIN).await;
+        self.stop_reporter.cancel();
+        if tokio::time::timeout(FINISH_WITHIN, self.reporter)
+            .await
+            .is_err()
+        {
+            tracing::warn!("some outcomes could not be reported; their attempts will be repeated");
+        }
+        drop(self.cluster);
+        self.running.stop().await;
+    }
+}
+
+/// Locks the directory and counts this start in its identity.
+fn open_dir(config: &Config) -> anyhow::Result<(DirLock, Identity)> {
+    std::fs::create_dir_all(&config.dir)
+        .with_context(|| format!("cannot create the data directory {}", config.dir.display()))?;
+    let lock = DirLock::acquire(&config.dir)?;
+    let identity = match Identity::load(&config.dir)? {
+        Some(identity) => {
+            identity.belongs_to(config.id, &config.dir)?;
+            Identity {
+                boot: identity.boot + 1,
+                ..identity
+            }
+        }
+        None => Identity {
+            cluster: 0,
+            node: config.id,
+            incarnation: incarnation()?,
+            boot: 1,
+        },
+    };
+    identity.store(&config.dir)?;
+    Ok((lock, identity))
+}
+
+fn incarnation() -> anyhow::Result<u128> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| anyhow::anyhow!("no random numbers: {e}"))?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}
+
+fn executor_settings(config: &Config) -> ExecutorSettings {
+    ExecutorSettings {
+        per_target: config.per_target,
+        lease: config.timing.owner_lease(),
+        ..ExecutorSettings::new(config.id, config.guard.clone())
+    }
+}
+
+/// Starts the API; until the node is a member it answers `/livez` and says that it is starting.
+fn serve(
+    config: &Config,
+    listener: TcpListener,
+    clock: &Arc<dyn Clock>,
+    cluster: &Arc<OnceLock<Cluster>>,
+    executor: &Arc<OnceLock<Executor>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<JoinHandle<()>> {
+    let open = |(dir, days, rotation): &(PathBuf, usize, AccessRotation)| {
+        AccessLog::open(dir, *days, *rotation)
+            .with_context(|| format!("cannot open the access log in {}", dir.display()))
+    };
+    let access = config.access_log.as_ref().map(open).transpose()?;
+    let mut metrics = Registry::default();
+    let (for_numbers, executor, log) = (cluster.clone(), executor.clone(), access.clone());
+    let source = move || match (for_numbers.get(), executor.get()) {
+        (Some(cluster), Some(executor)) => numbers::read(cluster, executor, log.as_ref()),
+        _ => Default::default(),
+    };
+    api::metrics::register(&mut metrics, Arc::new(source));
+    let guard = config.guard.clone();
+    let router = api::router(Api {
+        cluster: cluster.clone(),
+        clock: clock.clone(),
+        settings: config.api.clone(),
+        metrics: Arc::new(metrics),
+        check_target: Arc::new(move |http| guard.check_url(http)),
+        new_id: Arc::new(new_id),
+        access,
+    });
+    let (limits, stop) = (config.limits, stop.clone());
+    Ok(tokio::spawn(async move {
+        api::serve::serve(listener, router, limits, stop.cancelled_owned()).await;
+    }))
+}
+
+#[allow(clippy::disallowed_methods)] // The one place where ids are made.
+fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}

@@ -1,0 +1,50 @@
+//! Numbers for the metrics page, from the floors that count them.
+
+use crate::api::AccessLog;
+use crate::api::metrics::{Histogram, Numbers};
+use crate::executor::Executor;
+use crate::raft::{COMMIT_BOUNDS, Cluster};
+
+/// Reads everything once.
+pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&AccessLog>) -> Numbers {
+    let attempts = executor.metrics();
+    let commits = cluster.commits();
+    let (tasks, apply_index) = cluster.state().read(|s| (s.stats(None), s.applied()));
+    let buckets: Vec<(f64, u64)> = COMMIT_BOUNDS.into_iter().zip(commits.buckets).collect();
+    Numbers {
+        lateness: parted(&attempts.lateness),
+        commit: Histogram {
+            above: commits.buckets[COMMIT_BOUNDS.len()],
+            buckets,
+            sum: commits.sum,
+        },
+        tasks,
+        attempts: attempts.results.labelled().to_vec(),
+        apply_index,
+        checkpoint_index: cluster.checkpoint(),
+        checkpoint_age_seconds: cluster.checkpoint_age().as_secs(),
+        log_bytes: cluster.log_status().bytes,
+        access_lines_dropped: access.map_or(0, |log| log.dropped() as u64),
+    }
+}
+
+/// The executor counts cumulatively, up to infinity; the page wants each bucket's own count.
+fn parted(histogram: &crate::executor::Histogram) -> Histogram {
+    let mut before = 0;
+    let finite = histogram
+        .buckets
+        .iter()
+        .filter(|(bound, _)| bound.is_finite());
+    let buckets = finite
+        .map(|(bound, count)| {
+            let own = count.saturating_sub(before);
+            before = *count;
+            (*bound, own)
+        })
+        .collect();
+    Histogram {
+        buckets,
+        above: histogram.count.saturating_sub(before),
+        sum: histogram.sum,
+    }
+}

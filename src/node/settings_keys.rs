@@ -1,0 +1,355 @@
+//! The keys of the settings, their kinds and what they mean: the table behind the environment
+//! and the documentation.
+
+/// How a value is written as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Number,
+    Span,
+    /// `a,b,c`
+    List,
+    /// `a=1,b=2`
+    Pairs,
+}
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// As in the file: `section.name`.
+    pub path: &'static str,
+    pub kind: Kind,
+    /// The flag of `serve` that sets it, if there is one.
+    pub flag: &'static str,
+    pub about: &'static str,
+}
+
+impl Key {
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        format!("HOROLOG_{}", self.path.to_uppercase().replace('.', "_"))
+    }
+}
+
+/// The key of a path.
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+const fn key(path: &'static str, kind: Kind, flag: &'static str, about: &'static str) -> Key {
+    Key {
+        path,
+        kind,
+        flag,
+        about,
+    }
+}
+
+/// Every setting, in the order of the documentation.
+pub const KEYS: &[Key] = &[
+    key("http", Kind::Text, "--http", "where clients connect"),
+    key(
+        "peer",
+        Kind::Text,
+        "--peer",
+        "where the other nodes connect",
+    ),
+    key(
+        "node.id",
+        Kind::Number,
+        "--id",
+        "this node's number, 1 or more; never reused after its disk was wiped",
+    ),
+    key(
+        "node.dir",
+        Kind::Text,
+        "--dir",
+        "where its data lives; created when missing",
+    ),
+    key(
+        "cluster.nodes",
+        Kind::Pairs,
+        "--cluster",
+        "the peer addresses of all nodes of a new cluster, the same list for each: `1=ADDR,2=ADDR`",
+    ),
+    key(
+        "cluster.join",
+        Kind::Text,
+        "--join",
+        "a node of the running cluster to join",
+    ),
+    key(
+        "cluster.secret",
+        Kind::Text,
+        "",
+        "what nodes, and callers of the internal paths, prove themselves with",
+    ),
+    key(
+        "cluster.secret_file",
+        Kind::Text,
+        "--cluster-secret-file",
+        "a file that holds `cluster.secret`",
+    ),
+    key(
+        "api.token",
+        Kind::Text,
+        "",
+        "what clients send as `Authorization: Bearer`; demanded when set",
+    ),
+    key(
+        "api.token_file",
+        Kind::Text,
+        "--api-token-file",
+        "a file that holds `api.token`",
+    ),
+    key(
+        "api.wait_max",
+        Kind::Span,
+        "",
+        "longest `?wait=` and synchronous execution",
+    ),
+    key(
+        "raft.timing",
+        Kind::Text,
+        "",
+        "`steady` (a leader's loss is noticed in seconds) or `fast` (well under one, on a quiet network)",
+    ),
+    key(
+        "raft.snapshot_entries",
+        Kind::Number,
+        "",
+        "a snapshot is made when the log behind the last one has so many entries; small numbers are for tests of catching up",
+    ),
+    key(
+        "raft.kept_entries",
+        Kind::Number,
+        "",
+        "so many entries stay behind a snapshot, for nodes that are a little behind",
+    ),
+    key(
+        "log.engine",
+        Kind::Text,
+        "",
+        "`redb` or `sled` (a feature of the build)",
+    ),
+    key(
+        "store.checkpoint_bytes",
+        Kind::Number,
+        "",
+        "the state goes to the store when so many bytes of events are behind its last checkpoint",
+    ),
+    key(
+        "store.checkpoint_age",
+        Kind::Span,
+        "",
+        "or when something has changed and the last checkpoint is so old",
+    ),
+    key(
+        "store.window",
+        Kind::Span,
+        "",
+        "what is due within this time is loaded from the store ahead of it",
+    ),
+    key(
+        "callbacks.allow",
+        Kind::List,
+        "",
+        "CIDRs and hosts that may be called although they are private",
+    ),
+    key(
+        "callbacks.deny",
+        Kind::List,
+        "",
+        "CIDRs and hosts that are never called",
+    ),
+    key(
+        "callbacks.per_target",
+        Kind::Number,
+        "",
+        "calls at once to one target",
+    ),
+    key(
+        "retention.done",
+        Kind::Span,
+        "",
+        "how long done and cancelled tasks, and marks, are kept",
+    ),
+    key(
+        "retention.dead",
+        Kind::Span,
+        "",
+        "how long dead tasks are kept",
+    ),
+    key(
+        "compat.status",
+        Kind::Text,
+        "",
+        "errors on the old paths: `http` (the status tells) or `always_200` (only `code` does)",
+    ),
+    key(
+        "compat.fields",
+        Kind::Pairs,
+        "",
+        "other names for fields of the old paths: `appId=app_id`",
+    ),
+    key(
+        "compat.stages.init",
+        Kind::Number,
+        "",
+        "the old number of INIT",
+    ),
+    key(
+        "compat.stages.todo",
+        Kind::Number,
+        "",
+        "the old number of TODO",
+    ),
+    key(
+        "compat.stages.done",
+        Kind::Number,
+        "",
+        "the old number of DONE",
+    ),
+    key(
+        "access_log.dir",
+        Kind::Text,
+        "",
+        "where the access log goes: `access` in the data directory without it; `off`: nowhere",
+    ),
+    key(
+        "access_log.rotation",
+        Kind::Text,
+        "",
+        "when a new file is begun: `daily` or `hourly`",
+    ),
+    key(
+        "access_log.keep_days",
+        Kind::Number,
+        "",
+        "how many days of it are kept besides today",
+    ),
+    key(
+        "telemetry.format",
+        Kind::Text,
+        "",
+        "`text` or `json`, on standard error",
+    ),
+    key(
+        "telemetry.filter",
+        Kind::Text,
+        "",
+        "what is logged, as `info` or `horolog=debug,warn`",
+    ),
+    key(
+        "limits.connections",
+        Kind::Number,
+        "",
+        "client connections at once",
+    ),
+    key(
+        "limits.head_timeout",
+        Kind::Span,
+        "",
+        "for a request's head, and how long a kept connection rests",
+    ),
+    key(
+        "limits.body_timeout",
+        Kind::Span,
+        "",
+        "between two pieces of a body",
+    ),
+    key(
+        "limits.idle_timeout",
+        Kind::Span,
+        "",
+        "for a connection on which nothing moves",
+    ),
+    key(
+        "limits.shutdown_grace",
+        Kind::Span,
+        "",
+        "for requests that run when the node stops",
+    ),
+];
+
+/// The page `docs/settings.md`, with the defaults as `Settings::default` has them.
+pub fn page(defaults: &serde_json::Value) -> String {
+    let mut page = String::from(
+        "# Settings\n\n\
+         A TOML file (`--config FILE`) is overridden by the environment, and that by flags of `serve`.\n\
+         A key in the file is `section.name`; an unknown key or `HOROLOG_…` variable is an error that\n\
+         names it. Lists are written `a,b` and pairs `a=1,b=2` in the environment, as TOML arrays and\n\
+         tables in the file. Durations are `250ms`, `10s`, `1h30m`, `7d`.\n\n\
+         A node whose listeners are all on loopback needs neither `cluster.secret` nor `api.token`; any\n\
+         other refuses to start without both.\n\n\
+         | key | environment | flag | default | what it is |\n|---|---|---|---|---|\n",
+    );
+    for key in KEYS {
+        let pointer = format!("/{}", key.path.replace('.', "/"));
+        let default = match defaults.pointer(&pointer) {
+            Some(serde_json::Value::String(text)) => format!("`{text}`"),
+            Some(serde_json::Value::Number(number)) => format!("`{number}`"),
+            _ => String::new(),
+        };
+        let flag = match key.flag {
+            "" => String::new(),
+            flag => format!("`{flag}`"),
+        };
+        page.push_str(&format!(
+            "| `{}` | `{}` | {flag} | {default} | {} |\n",
+            key.path,
+            key.variable(),
+            key.about
+        ));
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::settings::Settings;
+    use serde_json::Value;
+
+    fn leaves(prefix: &str, value: &Value, out: &mut Vec<String>) {
+        match value {
+            Value::Object(members) if !members.is_empty() => {
+                for (name, value) in members {
+                    let path = if prefix.is_empty() {
+                        name.clone()
+                    } else {
+                        format!("{prefix}.{name}")
+                    };
+                    leaves(&path, value, out);
+                }
+            }
+            _ => out.push(prefix.to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_table_and_the_struct_agree() {
+        let mut struct_keys = Vec::new();
+        let defaults = serde_json::to_value(Settings::default()).unwrap();
+        leaves("", &defaults, &mut struct_keys);
+        let mut table_keys: Vec<String> = KEYS.iter().map(|key| key.path.to_owned()).collect();
+        struct_keys.sort();
+        table_keys.sort();
+        assert_eq!(struct_keys, table_keys);
+        let mut variables: Vec<String> = KEYS.iter().map(Key::variable).collect();
+        variables.sort();
+        variables.dedup();
+        assert_eq!(variables.len(), KEYS.len());
+    }
+
+    /// `HOROLOG_WRITE_DOCS=1 cargo test` writes the page anew.
+    #[test]
+    fn the_page_is_up_to_date() {
+        let page = page(&serde_json::to_value(Settings::default()).unwrap());
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
+        if std::env::var_os("HOROLOG_WRITE_DOCS").is_some() {
+            std::fs::write(&path, &page).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), page);
+    }
+}

@@ -1,0 +1,615 @@
+//! One node's part in the cluster, as the floors above use it.
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::raft::ReadPolicy;
+use openraft::{ChangeMembers, ServerState};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+use super::inner::Inner;
+use super::peer::{CallError, Lane};
+use super::proposer::{Class, Commits};
+use super::service::wiped;
+use super::types::{Member, Raft};
+use super::view::{ClusterView, Facts, NodeView, ShardView};
+use super::wire::{self, Join, Propose, Verdict, Withdraw};
+use crate::model::{
+    Batch, Event, Fence, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time, decode, encode,
+};
+use crate::state::{Shared, State, StoreFault};
+
+/// While no leader is known, a request waits so long for one.
+const LEADER_WITHIN: Duration = Duration::from_secs(1);
+/// A request that may have been appended is given so long to come back.
+const OUTCOME_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks for a leader.
+const LOOK: Duration = Duration::from_millis(15);
+/// How long a peer may take to tell its facts.
+const VIEW_WITHIN: Duration = Duration::from_millis(300);
+/// A node not heard for so long is listed as dead.
+const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// What an event came to, and where in the log.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    pub index: u64,
+    pub outcome: Outcome,
+}
+
+/// Why there is no answer. The first two surely had no effect.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Busy {
+    #[error("no leader is known at the moment")]
+    NoLeader,
+    #[error("too much is waiting already")]
+    Overloaded { retry_after: Span },
+    #[error("the outcome is unknown: ask, or send the same again")]
+    Unknown,
+    #[error("this node cannot read its own record")]
+    Fault,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Cluster(pub(crate) Arc<Inner>);
+
+impl Cluster {
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.0.node
+    }
+
+    /// The state as this node has it.
+    pub fn state(&self) -> &Shared {
+        &self.0.state
+    }
+
+    /// Reads the state; a store that cannot be read ends this node.
+    ///
+    /// # Errors
+    /// [`Busy::Fault`]: the process is about to end.
+    pub fn read<T>(&self, f: impl FnOnce(&State) -> Result<T, StoreFault>) -> Result<T, Busy> {
+        self.0.state.read(f).map_err(|e| {
+            (self.0.fault)(e.to_string());
+            Busy::Fault
+        })
+    }
+
+    /// Proposes events; one answer each, in order. Goes to the leader, wherever that is; has
+    /// owners withdraw attempts where a cancel or a change needs it.
+    pub async fn decide(&self, class: Class, events: Vec<Event>) -> Vec<Result<Decided, Busy>> {
+        let keep = events
+            .iter()
+            .any(|e| matches!(e, Event::Cancel(_) | Event::Change(_)));
+        let kept = if keep { events.clone() } else { Vec::new() };
+        let verdicts = self.propose(class, events).await;
+        let mut answers = Vec::with_capacity(verdicts.len());
+        for (n, verdict) in verdicts.into_iter().enumerate() {
+            let withdraw = match &verdict {
+                Verdict::Decided {
+                    outcome: Outcome::Refused(Refusal::Withdraw { seq, fence, owner }),
+                    ..
+                } => Some((*seq, *fence, *owner)),
+                _ => None,
+            };
+            answers.push(answer(match (withdraw, kept.get(n)) {
+                (Some(held), Some(event)) => self.withdraw(held, event.clone()).await,
+                _ => verdict,
+            }));
+        }
+        answers
+    }
+
+    /// To the leader, again while that is surely without effect.
+    async fn propose(&self, class: Class, events: Vec<Event>) -> Vec<Verdict> {
+        let count = events.len();
+        let start = Instant::now();
+        // A repeated submit is the same submit, and a repeated report is stale.
+        let may_repeat = events
+            .iter()
+            .all(|event| !matches!(event, Event::Cancel(_) | Event::Change(_) | Event::Run(_)));
+        loop {
+            let (verdicts, sent) = self.propose_once(class, &events).await;
+            let again = match verdicts.first() {
+                Some(Verdict::NotLeader) => start.elapsed() < LEADER_WITHIN,
+                Some(Verdict::Unknown) if sent => may_repeat && start.elapsed() < OUTCOME_WITHIN,
+                _ => false,
+            };
+            if !again {
+                return match verdicts.len() == count {
+                    true => verdicts,
+                    false => vec![Verdict::Unknown; count],
+                };
+            }
+            #[allow(clippy::disallowed_methods)] // Until there is a leader.
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// One try; also says whether the events left this node.
+    async fn propose_once(&self, class: Class, events: &[Event]) -> (Vec<Verdict>, bool) {
+        let count = events.len();
+        let all = |verdict: Verdict| vec![verdict; count];
+        let Some(leader) = self.0.leader() else {
+            return (all(Verdict::NotLeader), false);
+        };
+        if leader == self.0.node {
+            return (self.0.proposer.propose(class, events.to_vec()).await, false);
+        }
+        let Some(member) = self.0.members().remove(&leader) else {
+            return (all(Verdict::NotLeader), false);
+        };
+        let batch = Batch {
+            stamp: Time(0),
+            now: Time(0),
+            events: events.to_vec(),
+        };
+        let body = encode(&Propose {
+            class: class as u8,
+            events: batch.encode(),
+        })
+        .into();
+        let to = (leader, member.peer.as_str());
+        let call = self
+            .0
+            .peers
+            .call(to, Lane::Forward, wire::PROPOSE, body, OUTCOME_WITHIN);
+        match call.await {
+            Ok(bytes) => (
+                decode(&bytes).unwrap_or_else(|_| all(Verdict::Unknown)),
+                true,
+            ),
+            Err(CallError::Lost { .. }) => (all(Verdict::Unknown), true),
+            Err(_) => (all(Verdict::NotLeader), false),
+        }
+    }
+
+    /// Has the owner take its attempt back and propose the event with its fence.
+    async fn withdraw(&self, held: (Seq, Fence, NodeId), event: Event) -> Verdict {
+        let (seq, fence, owner) = held;
+        if owner == self.0.node {
+            return self.withdraw_here(seq, fence, event).await;
+        }
+        let Some(member) = self.0.members().remove(&owner) else {
+            return Verdict::NotLeader;
+        };
+        let event = Batch {
+            stamp: Time(0),
+            now: Time(0),
+            events: vec![event],
+        }
+        .encode();
+        let body = encode(&Withdraw { seq, fence, event }).into();
+        let to = (owner, member.peer.as_str());
+        match self
+            .0
+            .peers
+            .call(to, Lane::Forward, wire::WITHDRAW, body, OUTCOME_WITHIN)
+            .await
+        {
+            Ok(bytes) => decode(&bytes).unwrap_or(Verdict::Unknown),
+            Err(CallError::Lost { .. }) => Verdict::Unknown,
+            Err(_) => Verdict::NotLeader,
+        }
+    }
+
+    /// The owner's part: test-and-set, then the event with its fence until the log has decided.
+    pub(crate) async fn withdraw_here(&self, seq: Seq, fence: Fence, event: Event) -> Verdict {
+        if !self.0.rim.withdraw(seq, fence) {
+            let outcome = Outcome::Refused(Refusal::Stage {
+                stage: Stage::Running,
+            });
+            let index = *self.0.folded.applied.borrow();
+            return Verdict::Decided { index, outcome };
+        }
+        let event = match event {
+            Event::Cancel(e) => Event::Cancel(crate::model::Cancel {
+                withdrawn: Some(fence),
+                ..e
+            }),
+            Event::Change(e) => Event::Change(crate::model::ChangeTask {
+                withdrawn: Some(fence),
+                ..e
+            }),
+            other => other,
+        };
+        // It stays withheld until the log tells, also when the one who asked has gone.
+        let cluster = self.clone();
+        let decided = tokio::spawn(async move { cluster.until_told(seq, fence, event).await });
+        decided.await.unwrap_or(Verdict::Unknown)
+    }
+
+    async fn until_told(&self, seq: Seq, fence: Fence, event: Event) -> Verdict {
+        loop {
+            let mut verdicts = self.propose(Class::Cancel, vec![event.clone()]).await;
+            match verdicts.pop() {
+                Some(Verdict::Decided { index, outcome }) => {
+                    if matches!(outcome, Outcome::Refused(_)) {
+                        self.0.rim.restore(seq, fence);
+                    }
+                    return Verdict::Decided { index, outcome };
+                }
+                Some(Verdict::Unknown) | None => {
+                    // The fold itself may have told meanwhile: another fence, another stage.
+                    let open = self.read(|state| state.dispatch(seq, fence));
+                    if !matches!(open, Ok(Some(_))) {
+                        return Verdict::Unknown;
+                    }
+                }
+                Some(_) if self.0.stop.is_cancelled() => return Verdict::Unknown,
+                Some(_) => {}
+            }
+            #[allow(clippy::disallowed_methods)] // Until a leader answers.
+            tokio::time::sleep(LOOK * 4).await;
+        }
+    }
+
+    /// After this returns, [`Cluster::state`] shows every write acknowledged before the call.
+    ///
+    /// # Errors
+    /// [`Busy::NoLeader`] when no leader with a quorum can be asked in time.
+    pub async fn barrier(&self) -> Result<(), Busy> {
+        let start = Instant::now();
+        loop {
+            let index = self.ask_read_index().await;
+            if index > 0 {
+                let mut applied = self.0.folded.applied.subscribe();
+                let caught_up = applied.wait_for(|at| *at >= index);
+                return match tokio::time::timeout(LEADER_WITHIN, caught_up).await {
+                    Ok(Ok(_)) => Ok(()),
+                    _ => Err(Busy::NoLeader),
+                };
+            }
+            if start.elapsed() >= LEADER_WITHIN {
+                return Err(Busy::NoLeader);
+            }
+            #[allow(clippy::disallowed_methods)] // Until there is a leader.
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn ask_read_index(&self) -> u64 {
+        let Some(leader) = self.0.leader() else {
+            return 0;
+        };
+        if leader == self.0.node {
+            let Some(raft) = self.0.raft() else { return 0 };
+            return Cluster::read_index(&self.0, raft).await;
+        }
+        let Some(member) = self.0.members().remove(&leader) else {
+            return 0;
+        };
+        let to = (leader, member.peer.as_str());
+        let call = self.0.peers.call(
+            to,
+            Lane::Forward,
+            wire::BARRIER,
+            Default::default(),
+            LEADER_WITHIN,
+        );
+        call.await
+            .ok()
+            .and_then(|bytes| decode(&bytes).ok())
+            .unwrap_or(0)
+    }
+
+    /// The leader's part of a barrier: by its lease while that holds, else by asking a quorum.
+    /// 0: this node cannot say.
+    pub(crate) async fn read_index(inner: &Inner, raft: &Raft) -> u64 {
+        if inner.skewed.load(Ordering::SeqCst) || !inner.proposer.is_open() {
+            return 0;
+        }
+        for policy in [ReadPolicy::LeaseRead, ReadPolicy::ReadIndex] {
+            let asked = raft.get_read_log_id(policy);
+            if let Ok(Ok((read, _))) = tokio::time::timeout(LEADER_WITHIN, asked).await {
+                return read.index();
+            }
+        }
+        0
+    }
+
+    /// Waits until a task is in a final stage; `None` if it is not by then.
+    pub async fn finished(&self, seq: Seq, within: Duration) -> Option<Task> {
+        let mut finished = self.0.folded.finished.subscribe();
+        let look = || self.read(|state| state.task_by_seq(seq)).ok().flatten();
+        let wait = async {
+            loop {
+                match look() {
+                    Some(task) if task.stage.is_final() => return Some(task),
+                    None => return None,
+                    Some(_) => {}
+                }
+                loop {
+                    use tokio::sync::broadcast::error::RecvError;
+                    match finished.recv().await {
+                        Ok(done) if done == seq => break,
+                        Ok(_) => {}
+                        Err(RecvError::Lagged(_)) => break,
+                        Err(RecvError::Closed) => return None,
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(within, wait).await.ok().flatten()
+    }
+
+    /// Ok when a leader is known and this node has caught up; else the reason.
+    pub fn ready(&self) -> Result<(), String> {
+        let Some(raft) = self.0.raft() else {
+            return Err("the cluster is being formed".into());
+        };
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.running_state.is_err() {
+            return Err("Raft has stopped".into());
+        }
+        let Some(leader) = metrics.current_leader else {
+            return Err("no leader is known".into());
+        };
+        if leader == self.0.node && !self.0.proposer.is_open() {
+            return Err("this node has just become the leader".into());
+        }
+        let applied = metrics.last_applied.map_or(0, |id| id.index());
+        if applied < self.0.opened_at {
+            return Err(format!(
+                "replaying the log: {applied} of {}",
+                self.0.opened_at
+            ));
+        }
+        let committed = metrics.cluster_committed.map_or(0, |id| id.index());
+        if committed.saturating_sub(applied) > 100_000 {
+            return Err(format!("catching up: {applied} of {committed}"));
+        }
+        Ok(())
+    }
+
+    /// The whole cluster, asked freshly.
+    pub async fn view(&self) -> ClusterView {
+        let (leader, term, voters) = match self.0.raft() {
+            Some(raft) => {
+                let metrics = raft.metrics();
+                let metrics = metrics.borrow_watched();
+                let leads = metrics.state == ServerState::Leader;
+                let leader = metrics.current_leader;
+                let isolated = leads && !self.0.proposer.is_open();
+                let voters: Vec<NodeId> = metrics.membership_config.voter_ids().collect();
+                (leader.filter(|_| !isolated), metrics.current_term, voters)
+            }
+            None => (None, 0, Vec::new()),
+        };
+        let members = self.0.members();
+        let facts = members
+            .iter()
+            .map(|(id, member)| self.ask_facts(*id, member));
+        let facts = futures::future::join_all(facts).await;
+        let nodes = members.iter().zip(facts).map(|((id, member), facts)| {
+            let role = match () {
+                () if leader == Some(*id) => "leader",
+                () if voters.contains(id) => "follower",
+                () => "learner",
+            };
+            self.node_view(*id, member, role, facts)
+        });
+        let nodes = nodes.collect();
+        let (shards_owned, shards) = self.0.state.read(|state| {
+            let mut owned: BTreeMap<NodeId, u64> = BTreeMap::new();
+            for (_, held) in state.shards().filter(|(_, held)| held.node != 0) {
+                *owned.entry(held.node).or_default() += 1;
+            }
+            let progress = state.shards().zip(state.progress());
+            let shards: Vec<ShardView> = progress
+                .map(|((shard, held), (_, committed))| ShardView {
+                    shard: shard.0,
+                    owner: (held.node != 0).then_some(held.node),
+                    epoch: held.epoch.0.into(),
+                    open: committed.open,
+                    committed: committed.position,
+                })
+                .collect();
+            (owned, shards)
+        });
+        ClusterView {
+            leader,
+            term,
+            nodes,
+            shards_total: shards.len() as u16,
+            shards_owned,
+            shards,
+        }
+    }
+
+    async fn ask_facts(&self, id: NodeId, member: &Member) -> Option<Facts> {
+        if id == self.0.node {
+            return Some(self.0.facts(true));
+        }
+        let to = (id, member.peer.as_str());
+        let call = self.0.peers.call(
+            to,
+            Lane::Urgent,
+            wire::VIEW,
+            Default::default(),
+            VIEW_WITHIN,
+        );
+        call.await.ok().and_then(|bytes| decode(&bytes).ok())
+    }
+
+    fn node_view(
+        &self,
+        id: NodeId,
+        member: &Member,
+        role: &'static str,
+        fresh: Option<Facts>,
+    ) -> NodeView {
+        let now = self.0.clock.steady();
+        let me = id == self.0.node;
+        let (heard, offset_us) = self.0.registry.facts(id).unwrap_or_default();
+        let silent = self.0.registry.silent_for(id, now);
+        let alive = me || fresh.is_some() || silent.is_some_and(|s| s < DEAD_AFTER);
+        let facts = fresh.unwrap_or(heard);
+        let own_skew = self.0.skew_us.load(Ordering::Relaxed);
+        NodeView {
+            id,
+            http: member.http.clone(),
+            peer: member.peer.clone(),
+            role,
+            alive,
+            load: f64::from(facts.load) / 1_000.0,
+            last_applied: facts.applied,
+            checkpoint: facts.checkpoint,
+            clock_skew_ms: (own_skew + if me { 0 } else { offset_us }) / 1_000,
+            version: facts.version,
+            state_hashes: facts
+                .hashes
+                .iter()
+                .map(|(at, hash)| (*at, hash.to_string()))
+                .collect(),
+        }
+    }
+
+    /// Takes in the node that waits at a peer address, as a learner or as a voter.
+    ///
+    /// # Errors
+    /// Says why not, and what to do.
+    pub async fn add(&self, id: NodeId, peer: String, voter: bool) -> Result<(), String> {
+        let status = super::form::status(&self.0.peers, id, &peer)
+            .await
+            .map_err(|e| e.to_string())?;
+        if status.cluster != 0 && !status.members.iter().any(|(member, _)| *member == id) {
+            return Err(format!(
+                "node {id} at {peer} belongs to another cluster already"
+            ));
+        }
+        let (http, incarnation) = (status.http, status.incarnation);
+        self.take_in(Join {
+            id,
+            peer,
+            http,
+            incarnation,
+            voter,
+        })
+        .await?;
+        self.seen(id).await;
+        Ok(())
+    }
+
+    /// Waits until this node's own view has a member that the leader took in: whoever asked here
+    /// looks here next. In vain only when this node is cut off, and then its view says that.
+    async fn seen(&self, id: NodeId) {
+        let Some(raft) = self.0.raft() else { return };
+        let mut metrics = raft.server_metrics();
+        let seen = async {
+            while !self.0.members().contains_key(&id) {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Too late is the same as cut off.
+        let _ = tokio::time::timeout(LEADER_WITHIN, seen).await;
+    }
+
+    /// Takes a node in, on the leader or through it.
+    pub(crate) async fn take_in(&self, join: Join) -> Result<(), String> {
+        let leader = self
+            .0
+            .leader()
+            .ok_or("no leader is known at the moment; try again")?;
+        if leader != self.0.node {
+            let member = self
+                .0
+                .members()
+                .remove(&leader)
+                .ok_or("the leader is not a member")?;
+            let to = (leader, member.peer.as_str());
+            let body = encode(&join).into();
+            let call = self
+                .0
+                .peers
+                .call(to, Lane::Urgent, wire::JOIN, body, OUTCOME_WITHIN);
+            let answer = call.await.map_err(|e| e.to_string())?;
+            let taken: Result<u128, String> = decode(&answer).map_err(|e| e.to_string())?;
+            return taken.map(drop);
+        }
+        let raft = self.0.raft().ok_or("Raft is not running yet")?;
+        let (id, voter) = (join.id, join.voter);
+        match self.0.members().get(&id) {
+            Some(known) if known.incarnation != join.incarnation => return Err(wiped(id)),
+            Some(_) if !voter || self.0.voters().contains(&id) => return Ok(()),
+            _ => {}
+        }
+        let member = Member {
+            peer: join.peer,
+            http: join.http,
+            incarnation: join.incarnation,
+        };
+        raft.add_learner(id, member, false).await.map_err(refused)?;
+        if voter {
+            // It becomes a voter once it has caught up; whoever asked need not wait for that.
+            let cluster = self.clone();
+            tokio::spawn(async move {
+                if let Err(why) = cluster.promote(id).await {
+                    tracing::warn!(node = id, "stays a learner: {why}");
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Makes a learner a voter once it has caught up.
+    async fn promote(&self, id: NodeId) -> Result<(), String> {
+        let raft = self.0.raft().ok_or("Raft is not running yet")?;
+        let member = self.0.members().remove(&id).ok_or("it is not a member")?;
+        raft.add_learner(id, member, true).await.map_err(refused)?;
+        let change = ChangeMembers::AddVoterIds([id].into());
+        raft.change_membership(change, true)
+            .await
+            .map_err(refused)?;
+        tracing::info!(node = id, "became a voter");
+        Ok(())
+    }
+
+    /// Numbers for metrics.
+    pub fn commits(&self) -> Commits {
+        self.0.proposer.commits()
+    }
+
+    /// The log index of the newest snapshot.
+    pub fn checkpoint(&self) -> u64 {
+        self.0.checkpoint.load(Ordering::Relaxed)
+    }
+
+    /// Since that snapshot was made, or since this node started.
+    pub fn checkpoint_age(&self) -> Duration {
+        let at = Duration::from_millis(self.0.checkpoint_at_ms.load(Ordering::Relaxed));
+        self.0.clock.steady().saturating_sub(at)
+    }
+
+    /// How far ahead of their instants tasks are triggered at present.
+    pub fn lead(&self) -> Duration {
+        Duration::from_micros(self.0.lead_us.load(Ordering::Relaxed))
+    }
+
+    /// Bytes and rows of the log, and what its engine promises.
+    pub fn log_status(&self) -> crate::log::LogStatus {
+        self.0.log.status()
+    }
+}
+
+fn refused(e: RaftError<super::types::Types, ClientWriteError<super::types::Types>>) -> String {
+    e.to_string()
+}
+
+fn answer(verdict: Verdict) -> Result<Decided, Busy> {
+    match verdict {
+        Verdict::Decided { index, outcome } => Ok(Decided { index, outcome }),
+        Verdict::NotLeader => Err(Busy::NoLeader),
+        Verdict::Overloaded { retry_after_ms } => Err(Busy::Overloaded {
+            retry_after: Span(retry_after_ms),
+        }),
+        Verdict::Unknown => Err(Busy::Unknown),
+    }
+}

@@ -1,0 +1,134 @@
+//! What the parts of this floor share.
+
+use openraft::async_runtime::WatchReceiver;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock};
+use tokio_util::sync::CancellationToken;
+
+use super::machine::Folded;
+use super::peer::{Peers, Self_};
+use super::proposer::Proposer;
+use super::receive::Receiving;
+use super::rim::Rim;
+use super::snapshots::Snapshots;
+use super::timing::Timing;
+use super::types::{Member, Raft};
+use super::upkeep::Cadence;
+use super::view::{Facts, Registry};
+use crate::log::LogStore;
+use crate::model::limits::HASHES_KEPT;
+use crate::model::{Boot, Clock, NodeId, Span};
+use crate::state::{Shared, StoreFault};
+
+/// How long finished tasks are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    pub finished: Span,
+    pub dead: Span,
+}
+
+/// One node's part in the cluster, shared by its tasks.
+pub(crate) struct Inner {
+    pub(crate) me: Mutex<Self_>,
+    pub(crate) node: NodeId,
+    pub(crate) boot: Boot,
+    pub(crate) dir: std::path::PathBuf,
+    pub(crate) http: String,
+    pub(crate) peer: String,
+    pub(crate) timing: Timing,
+    pub(crate) retention: Retention,
+    pub(crate) cadence: Cadence,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) log: LogStore,
+    pub(crate) state: Shared,
+    pub(crate) folded: Arc<Folded>,
+    pub(crate) raft: OnceLock<Raft>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) proposer: Arc<Proposer>,
+    pub(crate) registry: Registry,
+    pub(crate) rim: Arc<dyn Rim>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) receiving: Mutex<Receiving>,
+    /// The clock is off: this node neither leads nor starts anything.
+    pub(crate) skewed: AtomicBool,
+    pub(crate) skew_us: std::sync::atomic::AtomicI64,
+    /// How far ahead of their instant tasks are triggered, µs.
+    pub(crate) lead_us: AtomicU64,
+    /// Log index of the newest snapshot.
+    pub(crate) checkpoint: AtomicU64,
+    /// When it was made, or this node started: ms of the steady clock.
+    pub(crate) checkpoint_at_ms: AtomicU64,
+    /// The log's last index when this process opened it.
+    pub(crate) opened_at: u64,
+    pub(crate) fault: Arc<dyn Fn(String) + Send + Sync>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Inner {
+    /// Raft, once it runs; set before anything that needs it starts.
+    pub(crate) fn raft(&self) -> Option<&Raft> {
+        self.raft.get()
+    }
+
+    /// The members as last heard of: id and address.
+    pub(crate) fn members(&self) -> BTreeMap<NodeId, Member> {
+        let Some(raft) = self.raft() else {
+            return BTreeMap::new();
+        };
+        let metrics = raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics
+            .membership_config
+            .nodes()
+            .map(|(id, node)| (*id, node.clone()))
+            .collect()
+    }
+
+    pub(crate) fn voters(&self) -> Vec<NodeId> {
+        let Some(raft) = self.raft() else {
+            return Vec::new();
+        };
+        let metrics = raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().collect()
+    }
+
+    /// A result that must be one: a store that cannot be read ends this node.
+    pub(crate) fn must<T: Default>(&self, result: Result<T, StoreFault>) -> T {
+        result.unwrap_or_else(|e| {
+            (self.fault)(e.to_string());
+            T::default()
+        })
+    }
+
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        let raft = self.raft()?;
+        let metrics = raft.server_metrics();
+        metrics.borrow_watched().current_leader
+    }
+
+    /// What this node says of itself; `all` with every hash it keeps.
+    pub(crate) fn facts(&self, all: bool) -> Facts {
+        let kept = if all { HASHES_KEPT } else { 3 };
+        let (applied, mut hashes) = self.state.read(|state| {
+            let mut hashes: Vec<_> = state.hashes().collect();
+            if all {
+                hashes.push((state.applied(), state.hash()));
+                hashes.dedup_by_key(|(index, _)| *index);
+            }
+            (state.applied(), hashes)
+        });
+        let surplus = hashes.len().saturating_sub(kept + usize::from(all));
+        hashes.drain(..surplus);
+        Facts {
+            node: self.node,
+            boot: self.boot,
+            version: env!("CARGO_PKG_VERSION").into(),
+            load: (self.rim.load() * 1_000.0) as u16,
+            applied,
+            checkpoint: self.checkpoint.load(std::sync::atomic::Ordering::Relaxed),
+            hashes,
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Replication: one log on every node, by openraft, which nothing outside this module sees.
+//!
+//! ```text
+//! cluster.rs   what the floors above use: decide, barrier, view, add
+//!   proposer.rs   batches events into entries, on the leader
+//!   duties.rs     what a leader does: owners, triggers (lead.rs), retention
+//! machine.rs   entries into the fold, effects to the rim; snapshots.rs, receive.rs
+//! storage.rs   entries into the log
+//! peer/        framed calls between nodes; network.rs and service.rs speak openraft over them
+//! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
+//! form.rs      becoming a member      upkeep.rs  leases, snapshots, purges
+//! ```
+
+mod cluster;
+mod duties;
+mod form;
+mod heartbeat;
+mod inner;
+mod lead;
+mod machine;
+mod network;
+mod peer;
+mod proposer;
+mod receive;
+mod rim;
+mod service;
+mod snapshots;
+mod start;
+mod storage;
+#[cfg(test)]
+mod suite;
+mod timing;
+mod types;
+mod upkeep;
+mod view;
+mod wire;
+
+pub use cluster::{Busy, Cluster, Decided};
+pub use form::Origin;
+pub use inner::Retention;
+pub use peer::{Duplex, Network, Tcp};
+pub use proposer::{COMMIT_BOUNDS, Class, Commits};
+pub use rim::Rim;
+pub use start::{Options, Running, StartError, start};
+pub use timing::Timing;
+pub use upkeep::Cadence;
+pub use view::{ClusterView, NodeView, ShardView};

@@ -1,0 +1,299 @@
+//! The way into the log: what arrives while an entry is under way shares the next one.
+//!
+//! Only the leader's proposer appends. Work is taken by class, most urgent first, as much as one
+//! entry may hold; the entry gets one stamp, is encoded once, and is written fenced with the
+//! leader's id, so that nothing decided under one term is appended under another.
+
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::types::{Payload, Raft, Reply, Types};
+use super::wire::Verdict;
+use crate::model::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
+use crate::model::{Batch, Clock, Event, Span, Time};
+use crate::state::Shared;
+
+/// Order of work under load, most urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    Trigger = 0,
+    Outcome = 1,
+    Cancel = 2,
+    Submit = 3,
+}
+
+impl Class {
+    pub(crate) const ALL: [Class; 4] =
+        [Class::Trigger, Class::Outcome, Class::Cancel, Class::Submit];
+
+    pub(crate) fn from_number(number: u8) -> Option<Class> {
+        Class::ALL.get(usize::from(number)).copied()
+    }
+}
+
+/// Events that may wait in one class.
+const WAITING_EVENTS_MAX: usize = 65_536;
+/// Bytes that may wait in one class.
+const WAITING_BYTES_MAX: usize = 128 << 20;
+/// Entries under way at once. Two keep the disk and the network busy at the same time; more
+/// only make the entries smaller: with four, 64 clients got a tenth less through.
+const ENTRIES_UNDER_WAY: usize = 2;
+/// What an overloaded client is asked to wait.
+const RETRY_AFTER: Span = Span::seconds(1);
+/// So long nobody waits for an entry; then its outcome is unknown.
+const OUTCOME_WITHIN: Duration = Duration::from_secs(15);
+
+struct Request {
+    events: Vec<Event>,
+    /// How many they were, also after they moved into the entry.
+    count: usize,
+    bytes: usize,
+    reply: oneshot::Sender<Vec<Verdict>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    requests: VecDeque<Request>,
+    events: usize,
+    bytes: usize,
+}
+
+/// See the module.
+pub(crate) struct Proposer {
+    queues: Mutex<[Queue; 4]>,
+    work: Notify,
+    /// The term in which this node may propose; 0 for none. Opened by the leader's duties once
+    /// the term's first entry is folded and the clocks are known.
+    open_term: AtomicU64,
+    last_stamp: AtomicU64,
+    under_way: Arc<Semaphore>,
+    clock: Arc<dyn Clock>,
+    commit: Mutex<Commits>,
+}
+
+/// How long entries took from their proposal to their fold.
+#[derive(Clone, Debug, Default)]
+pub struct Commits {
+    /// Seconds: upper bounds and counts.
+    pub buckets: [u64; COMMIT_BOUNDS.len() + 1],
+    pub sum: f64,
+    pub count: u64,
+}
+
+/// Upper bounds of the commit histogram, in seconds.
+pub const COMMIT_BOUNDS: [f64; 12] = [
+    0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 1.0, 4.0,
+];
+
+impl Commits {
+    fn note(&mut self, seconds: f64) {
+        let at = COMMIT_BOUNDS.iter().position(|bound| seconds <= *bound);
+        self.buckets[at.unwrap_or(COMMIT_BOUNDS.len())] += 1;
+        self.sum += seconds;
+        self.count += 1;
+    }
+}
+
+impl Proposer {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Proposer {
+        Proposer {
+            queues: Mutex::default(),
+            work: Notify::new(),
+            open_term: AtomicU64::new(0),
+            last_stamp: AtomicU64::new(0),
+            under_way: Arc::new(Semaphore::new(ENTRIES_UNDER_WAY)),
+            clock,
+            commit: Mutex::default(),
+        }
+    }
+
+    /// Lets proposals of a term through, or none (0).
+    pub(crate) fn open(&self, term: u64) {
+        self.open_term.store(term, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open_term.load(Ordering::SeqCst) != 0
+    }
+
+    pub(crate) fn commits(&self) -> Commits {
+        lock(&self.commit).clone()
+    }
+
+    /// Queues events for the next entry and waits for what becomes of them.
+    pub(crate) async fn propose(&self, class: Class, events: Vec<Event>) -> Vec<Verdict> {
+        let count = events.len();
+        if !self.is_open() {
+            return vec![Verdict::NotLeader; count];
+        }
+        let bytes = events.iter().map(size).sum();
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut queues = lock(&self.queues);
+            let queue = &mut queues[class as usize];
+            let full = queue.events + count > WAITING_EVENTS_MAX
+                || queue.bytes + bytes > WAITING_BYTES_MAX;
+            if full && queue.events > 0 {
+                let verdict = Verdict::Overloaded {
+                    retry_after_ms: RETRY_AFTER.0,
+                };
+                return vec![verdict; count];
+            }
+            queue.events += count;
+            queue.bytes += bytes;
+            queue.requests.push_back(Request {
+                events,
+                count,
+                bytes,
+                reply,
+            });
+        }
+        self.work.notify_one();
+        answer
+            .await
+            .unwrap_or_else(|_| vec![Verdict::Unknown; count])
+    }
+
+    /// Appends what is queued, until told to stop.
+    pub(crate) async fn run(self: Arc<Self>, raft: Raft, state: Shared, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.work.notified() => {}
+            }
+            loop {
+                let Ok(place) = self.under_way.clone().acquire_owned().await else {
+                    return;
+                };
+                let requests = self.take();
+                if requests.is_empty() {
+                    break;
+                }
+                self.append(&raft, &state, requests, place).await;
+            }
+        }
+    }
+
+    /// The next entry's requests: whole ones, at least one, by class.
+    fn take(&self) -> Vec<Request> {
+        let mut queues = lock(&self.queues);
+        let (mut taken, mut events, mut bytes) = (Vec::new(), 0, 0);
+        for queue in queues.iter_mut() {
+            while let Some(next) = queue.requests.front() {
+                let fits = events + next.count <= BATCH_EVENTS_MAX
+                    && bytes + next.bytes <= BATCH_BYTES_MAX;
+                if !fits && !taken.is_empty() {
+                    return taken;
+                }
+                let Some(request) = queue.requests.pop_front() else {
+                    break;
+                };
+                queue.events -= request.count;
+                queue.bytes -= request.bytes;
+                events += request.count;
+                bytes += request.bytes;
+                taken.push(request);
+            }
+        }
+        taken
+    }
+
+    async fn append(
+        self: &Arc<Self>,
+        raft: &Raft,
+        state: &Shared,
+        mut requests: Vec<Request>,
+        place: tokio::sync::OwnedSemaphorePermit,
+    ) {
+        let leader = raft.as_leader().ok();
+        let open = self.open_term.load(Ordering::SeqCst);
+        let Some(leader) = leader.filter(|leader| leader.leader_id().term == open) else {
+            return refuse(requests);
+        };
+        let now = self.clock.wall();
+        let events = requests
+            .iter_mut()
+            .flat_map(|r| std::mem::take(&mut r.events));
+        let batch = Batch {
+            stamp: self.stamp(state, now),
+            now,
+            events: events.collect(),
+        };
+        let payload = Payload(batch.encode().into());
+        let (responder, answer) = ProgressResponder::<Types, _>::complete_only();
+        let start = self.clock.steady();
+        let written = raft
+            .write(payload)
+            .with_leader(leader.to_committed_leader_id())
+            .responder(responder);
+        if written.await.is_err() {
+            return; // Dropped replies say that the outcome is unknown; the process is ending.
+        }
+        let proposer = self.clone();
+        tokio::spawn(async move {
+            let answer = tokio::time::timeout(OUTCOME_WITHIN, answer).await;
+            drop(place);
+            match answer {
+                Ok(Ok(Ok(response))) => {
+                    let took = proposer.clock.steady().saturating_sub(start);
+                    lock(&proposer.commit).note(took.as_secs_f64());
+                    distribute(requests, response.log_id.index(), response.data);
+                }
+                Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => refuse(requests),
+                // Replaced by another leader's entry, too late, or shutting down.
+                _ => drop(requests),
+            }
+        });
+    }
+
+    /// Never goes back, across leaders too: the log's last stamp is folded before a term opens.
+    fn stamp(&self, state: &Shared, now: Time) -> Time {
+        let folded = state.read(|state| state.stamp());
+        let last = Time(self.last_stamp.load(Ordering::Relaxed));
+        let stamp = now.max(folded).max(last);
+        self.last_stamp.store(stamp.0, Ordering::Relaxed);
+        stamp
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// About how many bytes an event takes in the log.
+fn size(event: &Event) -> usize {
+    const SMALL: usize = 200;
+    match event {
+        Event::Submit(e) => e.spec.len() + SMALL,
+        Event::Change(e) => e.spec.as_ref().map_or(0, |spec| spec.len()) + SMALL,
+        Event::Done(e) => e.end.answer.as_ref().map_or(0, |text| text.len()) + SMALL,
+        Event::Failed(e) => e.end.answer.as_ref().map_or(0, |text| text.len()) + SMALL,
+        Event::Started(e) => e.attempts.len() * 40 + SMALL,
+        _ => SMALL,
+    }
+}
+
+fn refuse(requests: Vec<Request>) {
+    for request in requests {
+        let count = request.count;
+        // Whoever asked may have gone.
+        let _ = request.reply.send(vec![Verdict::NotLeader; count]);
+    }
+}
+
+fn distribute(requests: Vec<Request>, index: u64, reply: Reply) {
+    let mut outcomes = reply.0.into_iter();
+    for request in requests {
+        let verdicts = outcomes.by_ref().take(request.count);
+        let verdicts = verdicts
+            .map(|outcome| Verdict::Decided { index, outcome })
+            .collect();
+        let _ = request.reply.send(verdicts);
+    }
+}

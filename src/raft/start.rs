@@ -1,0 +1,291 @@
+//! Starting and stopping one node's part.
+
+use openraft::async_runtime::WatchReceiver;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::cluster::Cluster;
+use super::form::{Candidate, Formed, Origin, form};
+use super::inner::{Inner, Retention};
+use super::machine::{Folded, Machine};
+use super::network::Factory;
+use super::peer::{Network, Peers, Secret, Self_};
+use super::proposer::Proposer;
+use super::receive::Receiving;
+use super::rim::Rim;
+use super::service::Service;
+use super::snapshots::Snapshots;
+use super::storage::Storage;
+use super::timing::Timing;
+use super::types::{Member, Raft};
+use super::upkeep::Cadence;
+use super::view::Registry;
+use super::{duties, heartbeat, peer, upkeep};
+use crate::log::{Identity, LogFault, LogStore};
+use crate::model::{Clock, NodeId};
+use crate::state::Shared;
+
+/// Tasks that do not end by then are left behind.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a node needs to take part.
+pub struct Options {
+    pub dir: PathBuf,
+    /// The directory's identity, with this start counted.
+    pub identity: Identity,
+    pub log: LogStore,
+    /// How this node is reached, as the others are told.
+    pub peer_address: String,
+    pub http_address: String,
+    pub listener: tokio::net::TcpListener,
+    pub network: Arc<dyn Network>,
+    pub secret: Option<String>,
+    pub origin: Origin,
+    pub timing: Timing,
+    pub retention: Retention,
+    pub cadence: Cadence,
+    pub clock: Arc<dyn Clock>,
+    /// Called when the node must stop; it does not come back.
+    pub fault: Arc<dyn Fn(String) + Send + Sync>,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Log(#[from] LogFault),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Membership(String),
+    #[error(
+        "the state goes up to log index {applied}, but the log below {purged} is gone: files of \
+         the data directory are missing or older than the others; replace this node: wipe its \
+         directory and add it under a new id"
+    )]
+    Store { purged: u64, applied: u64 },
+    #[error("Raft: {0}")]
+    Raft(String),
+}
+
+/// A node that takes part.
+pub struct Running {
+    pub cluster: Cluster,
+    tasks: TaskTracker,
+}
+
+/// Forms, joins or comes back; returns once this node is a member (not: once a leader is known).
+///
+/// `rim` makes what acts on effects; it is given the state to read from.
+///
+/// # Errors
+/// See [`StartError`]; each says what to do.
+pub async fn start(
+    options: Options,
+    rim: impl FnOnce(&Shared) -> Arc<dyn Rim>,
+) -> Result<Running, StartError> {
+    let tasks = TaskTracker::new();
+    let folded = Arc::new(Folded::default());
+    let snapshots = Snapshots::open(options.dir.join("state"))?;
+    let me = (options.identity.node, options.identity.boot);
+    let mut machine = Machine::open(snapshots.clone(), folded.clone(), me)?;
+    let purged = options.log.bounds().purged.map_or(0, |at| at.index);
+    if purged > machine.applied_index() {
+        return Err(StartError::Store {
+            purged,
+            applied: machine.applied_index(),
+        });
+    }
+    let rim = rim(machine.state());
+    machine.set_rim(rim.clone());
+    let new = options.log.bounds().last.is_none() && machine.is_new();
+    let secret = Secret::new(options.secret.as_deref());
+    let (inner, listener, origin) = build(options, &machine, folded, snapshots, rim, &secret);
+    let service = Arc::new(Service(inner.clone()));
+    tasks.spawn(peer::serve(listener, service, secret, inner.stop.clone()));
+
+    let first = match new {
+        true => become_member(&inner, &origin).await?,
+        false => None,
+    };
+    let raft = run_raft(&inner, machine).await?;
+    if let Some(members) = first {
+        raft.initialize(members)
+            .await
+            .map_err(|e| StartError::Raft(e.to_string()))?;
+    }
+    let proposer = inner.proposer.clone();
+    tasks.spawn(proposer.run(raft.clone(), inner.state.clone(), inner.stop.clone()));
+    tasks.spawn(heartbeat::run(inner.clone()));
+    tasks.spawn(duties::run(inner.clone(), raft.clone()));
+    tasks.spawn(upkeep::leases(inner.clone(), raft.clone()));
+    tasks.spawn(upkeep::window(inner.clone()));
+    tasks.spawn(upkeep::logs(inner.clone(), raft));
+    Ok(Running {
+        cluster: Cluster(inner),
+        tasks,
+    })
+}
+
+fn build(
+    options: Options,
+    machine: &Machine,
+    folded: Arc<Folded>,
+    snapshots: Snapshots,
+    rim: Arc<dyn Rim>,
+    secret: &Secret,
+) -> (Arc<Inner>, tokio::net::TcpListener, Origin) {
+    let me = Self_ {
+        cluster: options.identity.cluster,
+        node: options.identity.node,
+        incarnation: options.identity.incarnation,
+    };
+    let fault = options.fault.clone();
+    options
+        .log
+        .on_fault(Box::new(move |e| fault(e.to_string())));
+    let inner = Inner {
+        me: Mutex::new(me),
+        node: me.node,
+        boot: options.identity.boot,
+        dir: options.dir,
+        http: options.http_address,
+        peer: options.peer_address,
+        timing: options.timing,
+        retention: options.retention,
+        cadence: options.cadence,
+        opened_at: options.log.bounds().last.map_or(0, |at| at.index),
+        log: options.log,
+        state: machine.state().clone(),
+        folded,
+        raft: OnceLock::new(),
+        peers: Arc::new(Peers::new(me, secret.clone(), options.network)),
+        proposer: Arc::new(Proposer::new(options.clock.clone())),
+        registry: Registry::default(),
+        rim,
+        snapshots,
+        receiving: Mutex::new(Receiving::default()),
+        skewed: AtomicBool::new(false),
+        skew_us: AtomicI64::new(0),
+        lead_us: AtomicU64::new(0),
+        checkpoint: AtomicU64::new(0),
+        checkpoint_at_ms: AtomicU64::new(options.clock.steady().as_millis() as u64),
+        clock: options.clock,
+        fault: options.fault,
+        stop: CancellationToken::new(),
+    };
+    (Arc::new(inner), options.listener, options.origin)
+}
+
+/// Finds the cluster, and notes it in the directory before Raft begins: a node that stops in
+/// between forms again, and finds the same.
+async fn become_member(
+    inner: &Inner,
+    origin: &Origin,
+) -> Result<Option<BTreeMap<NodeId, Member>>, StartError> {
+    let me = *inner.me.lock().unwrap_or_else(PoisonError::into_inner);
+    let member = Member {
+        peer: inner.peer.clone(),
+        http: inner.http.clone(),
+        incarnation: me.incarnation,
+    };
+    let candidate = Candidate {
+        node: inner.node,
+        member,
+    };
+    inner.peers.joined(0);
+    let formed = form(&inner.peers, origin, &candidate)
+        .await
+        .map_err(StartError::Membership)?;
+    let (cluster, first) = match formed {
+        Formed::First { cluster, members } => (cluster, Some(members)),
+        Formed::In { cluster } => (cluster, None),
+    };
+    let identity = Identity {
+        cluster,
+        node: inner.node,
+        incarnation: me.incarnation,
+        boot: inner.boot,
+    };
+    identity.store(&inner.dir)?;
+    inner
+        .me
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .cluster = cluster;
+    inner.peers.joined(cluster);
+    Ok(first)
+}
+
+async fn run_raft(inner: &Inner, machine: Machine) -> Result<Raft, StartError> {
+    let failed = |e: String| StartError::Raft(e);
+    let cluster = inner.peers.me().cluster;
+    let config = inner
+        .timing
+        .config(cluster)
+        .validate()
+        .map_err(|e| failed(e.to_string()))?;
+    let raft = Raft::new(
+        inner.node,
+        Arc::new(config),
+        Factory(inner.peers.clone()),
+        Storage(inner.log.clone()),
+        machine,
+    );
+    let raft = raft.await.map_err(|e| failed(e.to_string()))?;
+    // Set once, here.
+    let _ = inner.raft.set(raft.clone());
+    Ok(raft)
+}
+
+impl Running {
+    /// Gives the lead away, if this node has it, and stands for no election any more. Returns
+    /// when another leader is known, or after `within`.
+    pub async fn hand_over(&self, within: Duration) {
+        let inner = &self.cluster.0;
+        let Some(raft) = inner.raft() else { return };
+        raft.runtime_config().elect(false);
+        if inner.leader() != Some(inner.node) || inner.voters().len() < 2 {
+            return;
+        }
+        if !duties::hand_over(inner, raft).await {
+            return;
+        }
+        let mut metrics = raft.server_metrics();
+        let moved = async {
+            while inner.leader().is_none_or(|leader| leader == inner.node) {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(within, moved).await.is_err() {
+            tracing::warn!("nobody took the lead in time");
+        }
+    }
+
+    /// Stops Raft and the log. What was acknowledged is on disk.
+    pub async fn stop(self) {
+        let inner = self.cluster.0;
+        inner.stop.cancel();
+        if let Some(raft) = inner.raft() {
+            // It ends either way.
+            let _ = raft.shutdown().await;
+        }
+        self.tasks.close();
+        if tokio::time::timeout(STOP_WITHIN, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some tasks did not end in time");
+        }
+        let log = inner.log.clone();
+        // A join error means that closing panicked, which the log has reported itself.
+        let _ = tokio::task::spawn_blocking(move || log.close()).await;
+    }
+}

@@ -1,0 +1,180 @@
+//! The store checkpoint: everything folded up to a log position goes into the store, and the log
+//! below it may go.
+//!
+//! ```text
+//! begin: freeze the dirty layer (no time)  ─►  write: one transaction, beside the fold  ─►  end: settle
+//! ```
+
+use std::sync::Arc;
+
+use super::layer::{Layer, minute};
+use super::record::Record;
+use super::store::{Image, Saved, Store, Writer};
+use super::{State, StoreFault};
+use crate::model::{Seq, Time};
+
+/// A checkpoint on its way: written on whatever thread, then handed back.
+pub struct Checkpoint {
+    layer: Arc<Layer>,
+    saved: Saved,
+    writer: Box<dyn Writer>,
+    /// Given up here, off the fold's thread.
+    _old: std::collections::BTreeMap<Seq, Record>,
+}
+
+impl Checkpoint {
+    /// The log index it covers.
+    pub fn index(&self) -> u64 {
+        self.saved.core.applied
+    }
+
+    /// Writes it, durably.
+    ///
+    /// # Errors
+    /// The store could not be written; the node must stop.
+    pub fn write(&self) -> Result<(), StoreFault> {
+        self.writer.write(&self.layer, &self.saved)
+    }
+}
+
+/// An image of the store, the attachment of its checkpoint, and its log index.
+pub type Imaged = (Box<dyn Image>, Vec<u8>, u64);
+
+impl State {
+    /// Opens the state that a store holds, with what was attached to it.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn open(store: Box<dyn Store>) -> Result<(State, Vec<u8>), StoreFault> {
+        let mut state = State::new(store);
+        let Some(saved) = state.table.store.saved()? else {
+            return Ok((state, Vec::new()));
+        };
+        state.core = saved.core;
+        state.hashes = saved.hashes.into();
+        state.table.counts = saved.counts;
+        state.table.hash = saved.hash;
+        for seq in state.table.store.open()? {
+            let damaged = || StoreFault(format!("open task {} is not in the store", seq.0));
+            let record = state.table.store.record(seq)?.ok_or_else(damaged)?;
+            state.table.index_open(&record.task);
+        }
+        Ok((state, saved.attachment))
+    }
+
+    /// Freezes what has changed since the last checkpoint. One checkpoint at a time: `None` while
+    /// another is on its way. `attachment` comes back from [`State::open`].
+    pub fn begin_checkpoint(&mut self, attachment: Vec<u8>) -> Option<Checkpoint> {
+        if self.table.frozen.is_some() {
+            return None;
+        }
+        let saved = self.saved(attachment);
+        let (layer, old) = self.table.freeze();
+        Some(Checkpoint {
+            layer,
+            saved,
+            writer: self.table.store.writer(),
+            _old: old,
+        })
+    }
+
+    fn saved(&self, attachment: Vec<u8>) -> Saved {
+        Saved {
+            core: self.core.clone(),
+            counts: self.table.counts.clone(),
+            hash: self.table.hash,
+            hashes: self.hashes.iter().copied().collect(),
+            attachment,
+        }
+    }
+
+    /// Takes a written checkpoint over. What is no longer needed is handed back, so that it is
+    /// dropped outside of any lock.
+    ///
+    /// # Errors
+    /// The store cannot be read; the node must stop.
+    pub fn end_checkpoint(&mut self) -> Result<Vec<Arc<Layer>>, StoreFault> {
+        self.table.settle()
+    }
+
+    /// The store as the last checkpoint left it, with its attachment and log index; `None`: there
+    /// was none yet.
+    ///
+    /// # Errors
+    /// The store cannot be read; the node must stop.
+    pub fn image(&self) -> Result<Option<Imaged>, StoreFault> {
+        let image = self.table.store.image()?;
+        let saved = image.saved()?;
+        Ok(saved.map(|saved| (image, saved.attachment, saved.core.applied)))
+    }
+
+    /// Records changed since the last checkpoint.
+    pub fn dirty(&self) -> usize {
+        self.table.dirty.cells.len() + self.table.dirty.marks.len()
+    }
+
+    /// Puts what waits until an instant into the queue ahead of its time, a piece of it; says
+    /// whether that is done.
+    ///
+    /// # Errors
+    /// The store cannot be read; the node must stop.
+    pub fn load_ahead(&mut self, until: Time) -> Result<bool, StoreFault> {
+        let to = minute(until).saturating_add(1);
+        match self.table.first_far_minute()? {
+            Some(next) if next < to => self.table.reach_piece(next).map(|()| false),
+            _ => self.table.reach(to).map(|()| true),
+        }
+    }
+
+    /// A snapshot of this moment, made of all generations without changing any.
+    #[cfg(test)]
+    pub(crate) fn snapshot_now(&self, attachment: &[u8]) -> Vec<u8> {
+        let store = super::MemoryStore::default();
+        let mut layer = Layer {
+            marks: self.table.all_marks(),
+            ..Layer::default()
+        };
+        for (record, rows) in self.table.all() {
+            layer
+                .ids
+                .insert(record.task.key.clone(), Some(record.task.seq));
+            let cell = super::Cell {
+                was: None,
+                now: Some(record.clone()),
+                rows,
+            };
+            layer.cells.insert(record.task.seq, cell);
+        }
+        store
+            .writer()
+            .write(&layer, &self.saved(attachment.to_vec()))
+            .unwrap();
+        let mut bytes = Vec::new();
+        super::write_snapshot(&*store.image().unwrap(), &mut bytes).unwrap();
+        bytes
+    }
+
+    /// Everything to the store at once, and out of memory what is chosen; returns how many.
+    #[cfg(test)]
+    pub(crate) fn cool(&mut self, drop: impl Fn(&crate::model::Task) -> bool) -> usize {
+        let checkpoint = self.begin_checkpoint(b"cooled".to_vec()).unwrap();
+        checkpoint.write().unwrap();
+        self.end_checkpoint().unwrap();
+        let mut dropped = 0;
+        let mut kept = std::collections::BTreeMap::new();
+        for (seq, cell) in &self.table.settled.take().unwrap().cells {
+            match &cell.now {
+                Some(record) if drop(&record.task) => dropped += 1,
+                Some(record) => std::mem::drop(kept.insert(*seq, record.clone())),
+                None => {}
+            }
+        }
+        for clean in &mut self.table.clean {
+            let before = clean.len();
+            clean.retain(|_, record| !drop(&record.task));
+            dropped += before - clean.len();
+        }
+        self.table.clean[0].extend(kept);
+        dropped
+    }
+}

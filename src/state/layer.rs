@@ -1,0 +1,91 @@
+//! One generation of changes: what the log has done since a checkpoint, or between two.
+//!
+//! As in an LSM tree with one level: the *dirty* layer takes changes in memory; at a checkpoint it
+//! is *frozen* as a whole, in no time, and written to the store in the background; then it is
+//! *settled*, a copy of what the store holds, kept to spare reads until the next one settles.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::record::Record;
+use super::{Class, Mark};
+use crate::model::{Key, Row, Seq, Stage, Task, Time};
+
+/// Minutes since 1970: how the store orders what is due, and how far the wheel reaches.
+pub type Minute = u32;
+
+/// Milliseconds in a minute.
+pub(crate) const MINUTE_MS: u64 = 60_000;
+
+/// The minute an instant lies in. Instants end with the year 9999, long before the last minute; there
+/// is always one after it.
+pub(crate) fn minute(at: Time) -> Minute {
+    u32::try_from(at.0 / MINUTE_MS)
+        .unwrap_or(u32::MAX)
+        .min(u32::MAX - 1)
+}
+
+/// The index under which the store keeps a record: a function of its stage and instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Waits until this instant.
+    Far(Time),
+    /// An attempt is open, or its completion is awaited.
+    Open,
+    /// Final since this instant.
+    Finished(Class, Time),
+}
+
+impl Place {
+    pub(crate) fn of(task: &Task) -> Place {
+        match (task.stage.is_waiting(), Class::of(task.stage)) {
+            (true, _) => Place::Far(task.at),
+            (false, Some(class)) => Place::Finished(class, task.at),
+            (false, None) => Place::Open,
+        }
+    }
+}
+
+/// What became of one task in this generation.
+#[derive(Clone, Debug, Default)]
+pub struct Cell {
+    /// Where the store had it before; `None`: it did not.
+    pub was: Option<Place>,
+    /// As it is now; `None`: it was dropped.
+    pub now: Option<Record>,
+    /// The rows written in this generation, the newest last.
+    pub rows: Vec<Row>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Layer {
+    pub cells: BTreeMap<Seq, Cell>,
+    /// Ids that were taken (`Some`) or given back (`None`).
+    pub ids: BTreeMap<Key, Option<Seq>>,
+    /// Completions without a task: kept (`Some`) or dropped (`None`).
+    pub(crate) marks: BTreeMap<Key, Option<Mark>>,
+    /// Tasks that became final, by class. An entry counts only while its record agrees.
+    pub(crate) finished: [BTreeSet<(Time, Seq)>; 2],
+    /// Waiting tasks beyond the horizon. An entry counts only while its record agrees.
+    pub(crate) far: BTreeMap<Minute, Vec<(Time, Seq)>>,
+}
+
+impl Layer {
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty() && self.marks.is_empty()
+    }
+}
+
+/// Whether a record waits for this very instant.
+pub(crate) fn waits(record: &Record, at: Time) -> bool {
+    record.task.stage.is_waiting() && record.task.at == at
+}
+
+/// Whether a record has this very deadline.
+pub(crate) fn expires(record: &Record, at: Time) -> bool {
+    has_deadline(record.task.stage) && record.task.at == at
+}
+
+pub(crate) fn has_deadline(stage: Stage) -> bool {
+    matches!(stage, Stage::Running | Stage::Accepted)
+}

@@ -1,0 +1,300 @@
+//! The state: a fold over the log.
+//!
+//! [`State::prepare`] brings whatever an entry names into memory; it may read disks and may fail.
+//! [`State::apply`] is then total: no clock, no randomness, no setting, no I/O, no order of a
+//! hash map. The same log gives the same state, byte for byte, on every node; replaying it is how
+//! a node starts.
+//!
+//! ```text
+//! Batch ─► prepare (store ─► memory) ─► apply ─► Outcome per event, Changes for the rim
+//!                                         │
+//!              tasks.rs   submit, cancel, change, run, complete
+//!              attempts.rs trigger, started, accepted, done, failed, deadlines
+//!              owners.rs  assign          retention.rs  retire      progress.rs  how far
+//! ```
+//!
+//! Everything goes through `table::Table`, the one place where a record changes: it keeps the
+//! queues, the counts and the state hash in step with the records. Records live in generations
+//! (`layer.rs`): what changed since the last checkpoint is in memory, the rest in the store,
+//! which a background checkpoint brings up to date. `warm.rs` fetches what a fold will need.
+
+mod attempts;
+mod checkpoint;
+mod hash;
+mod layer;
+mod owners;
+mod progress;
+mod queue;
+mod read;
+mod record;
+mod retention;
+mod shared;
+mod snapshot;
+mod store;
+mod table;
+mod tasks;
+mod warm;
+
+#[cfg(test)]
+mod audit;
+#[cfg(test)]
+mod format;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use bincode::{Decode, Encode};
+use std::collections::VecDeque;
+
+use crate::model::limits::{HASH_EVERY, HASHES_KEPT, RETIRE_MAX, SHARDS_DEFAULT, TRIGGER_MAX};
+use crate::model::{Batch, Boot, By, Change, Epoch, Event, Fence, NodeId, Outcome, RowKind};
+use crate::model::{Seq, Shard, Time};
+
+pub use checkpoint::{Checkpoint, Imaged};
+pub use hash::StateHash;
+pub use layer::{Cell, Layer, Minute, Place};
+pub use progress::Committed;
+pub use read::{Dispatch, Filter, Page};
+pub use record::Record;
+pub use shared::Shared;
+pub use snapshot::{SnapshotError, read_attachment, write_snapshot};
+pub use store::{Image, MemoryStore, RedbStore, Saved, Store, Verified, Writer, verify_store};
+pub use table::Class;
+
+use progress::Progress;
+use record::NewRow;
+use table::Table;
+
+/// A fault below the fold: the node must stop.
+#[derive(Debug, thiserror::Error)]
+#[error("state store: {0}")]
+pub struct StoreFault(pub String);
+
+/// Who runs the tasks of a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Ownership {
+    /// 0 before the first assignment.
+    pub node: NodeId,
+    pub boot: Boot,
+    pub epoch: Epoch,
+}
+
+/// A completion that came before its submit.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Mark {
+    pub(crate) at: Time,
+    pub(crate) by: By,
+}
+
+/// The small part of the state: everything that is not a row per task.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Core {
+    /// The log index folded last.
+    applied: u64,
+    /// The highest stamp seen.
+    stamp: Time,
+    /// Everything due up to here has been triggered.
+    hand: Time,
+    next_seq: u64,
+    /// Counts assignments over all shards.
+    epoch: Epoch,
+    shards: Vec<Ownership>,
+    /// What is open in each shard, by the log position of its submit.
+    progress: Vec<Progress>,
+    /// Retired so far: done and cancelled, dead.
+    floors: [Time; 2],
+}
+
+impl Default for Core {
+    fn default() -> Core {
+        Core {
+            applied: 0,
+            stamp: Time(0),
+            hand: Time(0),
+            next_seq: 1,
+            epoch: Epoch(0),
+            shards: vec![Ownership::default(); usize::from(SHARDS_DEFAULT)],
+            progress: vec![Progress::default(); usize::from(SHARDS_DEFAULT)],
+            floors: [Time(0); 2],
+        }
+    }
+}
+
+/// What every handler knows about the entry it is folding.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) index: u64,
+    pub(crate) stamp: Time,
+    pub(crate) now: Time,
+}
+
+/// The whole replicated state of one node.
+pub struct State {
+    core: Core,
+    table: Table,
+    /// State hashes at the last agreed indexes.
+    hashes: VecDeque<(u64, StateHash)>,
+    /// Effects of the entry being folded.
+    changes: Vec<Change>,
+}
+
+impl State {
+    /// An empty state over a store that is empty too.
+    pub fn new(store: Box<dyn Store>) -> State {
+        State {
+            core: Core::default(),
+            table: Table::new(store),
+            hashes: VecDeque::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// Brings every record that the batch names, and the window up to its triggers, into memory.
+    ///
+    /// # Errors
+    /// The store could not be read. Nothing has changed; the node must stop.
+    pub fn prepare(&mut self, batch: &Batch) -> Result<(), StoreFault> {
+        // A fold may find less than was prepared for it, because an earlier event of the batch
+        // took some of it; so each is prepared for all of them.
+        let mut enough = batch.events.len() + 1;
+        for event in &batch.events {
+            match event {
+                Event::Submit(e) => self.table.warm_key(&e.key)?,
+                Event::Cancel(e) => self.table.warm_key(&e.key)?,
+                Event::Change(e) => self.table.warm_key(&e.key)?,
+                Event::Run(e) => self.table.warm_key(&e.key)?,
+                Event::Complete(e) => self.table.warm_key(&e.key)?,
+                Event::Accepted(e) => self.table.warm_seq(e.seq)?,
+                Event::Done(e) => self.table.warm_seq(e.seq)?,
+                Event::Failed(e) => self.table.warm_seq(e.seq)?,
+                Event::Started(e) => {
+                    let mut seqs = e.attempts.iter().map(|(seq, ..)| *seq);
+                    seqs.try_for_each(|seq| self.table.warm_seq(seq))?;
+                }
+                Event::Trigger(e) => {
+                    enough += e.max.min(TRIGGER_MAX) as usize;
+                    self.table.warm_deadlines(batch.now, enough)?;
+                    self.table.warm_due(e.until, enough)?;
+                }
+                Event::Retire(e) => {
+                    enough += e.max.min(RETIRE_MAX) as usize;
+                    self.table
+                        .warm_finished(Class::Finished, e.finished_up_to, enough)?;
+                    self.table
+                        .warm_finished(Class::Dead, e.dead_up_to, enough)?;
+                    self.table.warm_marks(e.finished_up_to, enough)?;
+                }
+                Event::Assign(e) => {
+                    let total = self.shard_total();
+                    self.table
+                        .warm_open(|hash| e.shards.contains(&Shard::of(hash, total)))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds one prepared batch. Total: whatever the batch holds, every replica does the same.
+    ///
+    /// Returns one outcome per event, in order, and appends the effects to `changes`.
+    pub fn apply(&mut self, index: u64, batch: Batch, changes: &mut Vec<Change>) -> Vec<Outcome> {
+        self.core.stamp = self.core.stamp.max(batch.stamp);
+        let entry = Entry {
+            index,
+            stamp: self.core.stamp,
+            now: batch.now,
+        };
+        let outcomes = batch
+            .events
+            .into_iter()
+            .map(|event| self.fold(entry, event))
+            .collect();
+        changes.append(&mut self.changes);
+        self.table.sweep();
+        self.advance(index);
+        outcomes
+    }
+
+    /// Takes note of an entry that holds no events.
+    pub fn advance(&mut self, index: u64) {
+        self.core.applied = index;
+        if index.is_multiple_of(HASH_EVERY) {
+            self.hashes.push_back((index, self.hash()));
+            if self.hashes.len() > HASHES_KEPT {
+                self.hashes.pop_front();
+            }
+        }
+    }
+
+    fn fold(&mut self, entry: Entry, event: Event) -> Outcome {
+        match event {
+            Event::Submit(e) => self.submit(entry, e),
+            Event::Cancel(e) => self.cancel(entry, &e),
+            Event::Change(e) => self.change(entry, e),
+            Event::Run(e) => self.run(entry, &e),
+            Event::Complete(e) => self.complete(entry, e),
+            Event::Trigger(e) => self.trigger(entry, &e),
+            Event::Started(e) => self.started(entry, e),
+            Event::Accepted(e) => self.accepted(entry, e),
+            Event::Done(e) => self.done(entry, e),
+            Event::Failed(e) => self.failed(entry, e),
+            Event::Assign(e) => self.assign(entry, &e),
+            Event::Retire(e) => self.retire(&e),
+        }
+    }
+
+    /// Begins the next attempt of a task: the one way into `Triggered`.
+    fn begin(&mut self, entry: Entry, seq: Seq, kind: RowKind, at: Time, by: Option<By>) {
+        let Some(task) = self.table.task(seq) else {
+            return;
+        };
+        let shard = task.shard(self.core.shards.len() as u16);
+        let held = self.ownership(shard);
+        let old = task.fence;
+        if task.stage.is_open() {
+            self.changes.push(Change::Closed { seq, fence: old });
+        }
+        if task.stage.is_final() {
+            self.opened(seq);
+        }
+        let fence = Fence {
+            epoch: held.epoch,
+            attempt: old.attempt.saturating_add(1),
+        };
+        let row = NewRow {
+            node: held.node,
+            until: at,
+            by,
+            ..NewRow::of(kind)
+        };
+        self.table.edit(entry, seq, row, |task| {
+            if task.stage.is_final() {
+                // A series of its own: its age and its tries count from here.
+                task.due = at;
+                task.tries = 0;
+                task.error = None;
+            }
+            task.stage = crate::model::Stage::Triggered;
+            task.fence = fence;
+            task.at = at;
+            task.owner = held.node;
+            task.finished = None;
+            task.outcome = None;
+        });
+        self.changes.push(Change::Triggered {
+            seq,
+            fence,
+            at,
+            owner: held.node,
+        });
+    }
+
+    fn ownership(&self, shard: Shard) -> Ownership {
+        self.core
+            .shards
+            .get(usize::from(shard.0))
+            .copied()
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,371 @@
+//! Random wishes, and the log that they become.
+
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::tests::{self, assign_all};
+use super::watch::Watcher;
+use super::{State, empty};
+use crate::model::*;
+
+/// Back-off of every task in these scripts.
+pub(super) const BACKOFF: u64 = 200;
+
+/// One wish. Small numbers pick keys and attempts among those that exist.
+#[derive(Clone, Debug)]
+pub(super) enum Wish {
+    Submit {
+        key: u8,
+        due: i64,
+        how: u8,
+    },
+    Cancel {
+        key: u8,
+        how: u8,
+    },
+    Change {
+        key: u8,
+        due: Option<i64>,
+        how: u8,
+    },
+    Run {
+        key: u8,
+        again: bool,
+    },
+    Complete {
+        key: u8,
+        ok: bool,
+        how: u8,
+    },
+    Trigger {
+        ahead: u64,
+        max: u32,
+    },
+    Started {
+        pick: u8,
+    },
+    Report {
+        pick: u8,
+        what: u8,
+        delay: u64,
+    },
+    /// The report of an attempt that was open once.
+    Late {
+        pick: u16,
+        what: u8,
+    },
+    Assign {
+        node: u64,
+        part: u8,
+    },
+    Retire {
+        age: u64,
+        max: u32,
+    },
+}
+
+/// A wish, how far the clock moves before it, and whether it shares the entry of the next one.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    wish: Wish,
+    moved: i64,
+    shared: bool,
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let key = 0u8..12;
+    let due = || prop_oneof![4 => -500i64..3_000, 1 => Just(0), 1 => 0i64..20];
+    prop_oneof![
+        8 => (key.clone(), due(), 0u8..6).prop_map(|(key, due, how)| Wish::Submit { key, due, how }),
+        3 => (key.clone(), 0u8..4).prop_map(|(key, how)| Wish::Cancel { key, how }),
+        3 => (key.clone(), prop::option::of(due()), 0u8..4)
+            .prop_map(|(key, due, how)| Wish::Change { key, due, how }),
+        3 => (key.clone(), any::<bool>()).prop_map(|(key, again)| Wish::Run { key, again }),
+        3 => (key, any::<bool>(), 0u8..4).prop_map(|(key, ok, how)| Wish::Complete { key, ok, how }),
+        8 => (0u64..300, 0u32..6).prop_map(|(ahead, max)| Wish::Trigger { ahead, max }),
+        3 => any::<u8>().prop_map(|pick| Wish::Started { pick }),
+        8 => (any::<u8>(), 0u8..10, 0u64..600)
+            .prop_map(|(pick, what, delay)| Wish::Report { pick, what, delay }),
+        2 => (any::<u16>(), 0u8..10).prop_map(|(pick, what)| Wish::Late { pick, what }),
+        1 => (1u64..4, any::<u8>()).prop_map(|(node, part)| Wish::Assign { node, part }),
+        1 => (0u64..40_000, 0u32..4).prop_map(|(age, max)| Wish::Retire { age, max }),
+    ]
+}
+
+pub(super) fn step() -> impl Strategy<Value = Step> {
+    let moved = prop_oneof![
+        6 => 0i64..100,
+        6 => 0i64..1_500,
+        1 => 20_000i64..45_000,
+        1 => -6_000i64..0,
+    ];
+    (wish(), moved, prop::bool::weighted(0.3)).prop_map(|(wish, moved, shared)| Step {
+        wish,
+        moved,
+        shared,
+    })
+}
+
+/// The log of a script, as bytes.
+pub(super) fn log(steps: &[Step]) -> Vec<Vec<u8>> {
+    let mut writer = Writer::new();
+    steps.iter().for_each(|step| writer.take(step));
+    writer.finish();
+    writer.log
+}
+
+/// Attempts allowed to the task of a key; never changed by a script, so that they can be counted.
+pub(super) fn attempts_of(key: &Key) -> u32 {
+    1 + key.id.as_bytes()[0] as u32 % 3
+}
+
+fn key(n: u8) -> Key {
+    let id = char::from(b'a' + n / 2).to_string();
+    Key::new(["shop", "bank"][usize::from(n % 2)], &id).unwrap()
+}
+
+fn spec(key: &Key, how: u8) -> Spec {
+    let max_age = (how == 3).then_some(Span(700));
+    let retry = Retry {
+        attempts: Some(attempts_of(key)),
+        backoff: Some(Backoff::Fixed(Span(BACKOFF))),
+        jitter_milli: None,
+        max_age,
+    };
+    Spec {
+        accept_timeout: Some(Span(400)),
+        labels: [("how".to_string(), how.to_string())].into(),
+        ..tests::with_retry(retry)
+    }
+}
+
+/// Writes the log, folds it at once, and has every entry watched.
+pub(super) struct Writer {
+    pub(super) state: State,
+    pub(super) log: Vec<Vec<u8>>,
+    pub(super) watcher: Watcher,
+    pending: Vec<Event>,
+    now: u64,
+    stamp: u64,
+    boot: u64,
+    /// Every attempt that ever began.
+    begun: Vec<(Seq, Fence)>,
+}
+
+impl Writer {
+    pub(super) fn new() -> Writer {
+        let mut writer = Writer {
+            state: empty(),
+            log: Vec::new(),
+            watcher: Watcher::default(),
+            pending: vec![assign_all(1, 1).into()],
+            now: 10_000,
+            stamp: 0,
+            boot: 1,
+            begun: Vec::new(),
+        };
+        writer.finish();
+        writer
+    }
+
+    pub(super) fn take(&mut self, step: &Step) {
+        self.now = self.now.saturating_add_signed(step.moved);
+        if let Some(event) = self.event(&step.wish) {
+            self.pending.push(event);
+        }
+        if !step.shared {
+            self.finish();
+        }
+    }
+
+    /// Folds what is pending as one entry.
+    pub(super) fn finish(&mut self) {
+        self.stamp = self.stamp.max(self.now);
+        let batch = Batch {
+            stamp: Time(self.stamp),
+            now: Time(self.now),
+            events: std::mem::take(&mut self.pending),
+        };
+        self.log.push(batch.encode());
+        let index = self.log.len() as u64;
+        let hand = self.state.hand();
+        self.state.prepare(&batch).unwrap();
+        let mut changes = Vec::new();
+        let outcomes = self.state.apply(index, batch.clone(), &mut changes);
+        for change in &changes {
+            if let Change::Triggered { seq, fence, .. } = change {
+                self.begun.push((*seq, *fence));
+            }
+        }
+        self.state.audit();
+        self.watcher
+            .entry(&self.state, hand, &batch, &outcomes, &changes);
+    }
+
+    fn event(&mut self, wish: &Wish) -> Option<Event> {
+        let by = tests::by();
+        Some(match *wish {
+            Wish::Submit { key: n, due, how } => self.submit(key(n), due, how),
+            Wish::Cancel { key: n, how } => Event::from(Cancel {
+                key: key(n),
+                if_match: self.if_match(n, how),
+                withdrawn: self.withdrawn(n, how),
+                by,
+            }),
+            Wish::Change { key: n, due, how } => Event::from(ChangeTask {
+                key: key(n),
+                if_match: self.if_match(n, how),
+                withdrawn: self.withdrawn(n, how),
+                when: due.map(|due| self.when(due, how)),
+                spec: (how > 1).then(|| spec(&key(n), how).encode()),
+                by,
+            }),
+            Wish::Run { key: n, again } => Event::from(Run {
+                key: key(n),
+                if_match: None,
+                again,
+                by,
+            }),
+            Wish::Complete { key: n, ok, how } => self.complete(key(n), ok, how),
+            Wish::Trigger { ahead, max } => tests::trigger(self.now + ahead, max).into(),
+            Wish::Started { pick } => tests::started(&self.open(pick)?).into(),
+            Wish::Report { pick, what, delay } => self.report(&self.open(pick)?, what, delay),
+            Wish::Late { pick, what } => self.report(&self.late(pick)?, what, 0),
+            Wish::Assign { node, part } => self.assign(node, part),
+            Wish::Retire { age, max } => {
+                tests::retire(self.now.saturating_sub(age), self.now / 2, max).into()
+            }
+        })
+    }
+
+    fn when(&self, due: i64, how: u8) -> When {
+        match how {
+            0 => When::After(Span(due.unsigned_abs())),
+            1 if due < 0 => When::Now,
+            // A grid, so that instants coincide.
+            _ => When::At(Time(self.now.saturating_add_signed(due) / 50 * 50)),
+        }
+    }
+
+    fn submit(&self, key: Key, due: i64, how: u8) -> Event {
+        // Some submits repeat the first one exactly; its content cannot be told from the state.
+        let when = if how == 5 {
+            When::Now
+        } else {
+            self.when(due, how)
+        };
+        let encoded = spec(&key, how).encode();
+        let digest = Spec::digest(&encoded, when);
+        Event::from(Submit {
+            key,
+            when,
+            spec: encoded,
+            digest,
+            by: tests::by(),
+        })
+    }
+
+    fn complete(&self, key: Key, ok: bool, how: u8) -> Event {
+        let fence = self
+            .state
+            .task(&key)
+            .unwrap()
+            .map(|task| task.fence.number());
+        Event::from(Complete {
+            key,
+            fence: match how {
+                1 => fence,
+                2 => fence.map(|number| number ^ 1),
+                _ => None,
+            },
+            ok,
+            error: None,
+            result: None,
+            mark: how == 3,
+            by: tests::by(),
+        })
+    }
+
+    fn report(&self, task: &Task, what: u8, delay: u64) -> Event {
+        let not_before = Span(if what == 5 { delay } else { 0 });
+        let mut event = tests::failed_for(task, Verdict::Retry { not_before });
+        // Clocks differ: the end may lie in what is the past or the future here.
+        event.end.ended = Time((self.now + delay).saturating_sub(300));
+        match what {
+            0 | 1 => tests::done(task).into(),
+            2 | 3 => tests::accepted(task).into(),
+            4 => tests::failed_for(task, Verdict::Expired).into(),
+            6 => tests::failed_for(task, Verdict::Final).into(),
+            _ => event.into(),
+        }
+    }
+
+    fn assign(&mut self, node: u64, part: u8) -> Event {
+        self.boot += 1;
+        let mut event = assign_all(node, self.boot);
+        event
+            .shards
+            .retain(|shard| part < 100 || shard.0 % 7 == u16::from(part) % 7);
+        event.into()
+    }
+
+    /// One of the attempts that are open now.
+    fn open(&self, pick: u8) -> Option<Task> {
+        let open: Vec<Seq> = self.state.table.open().keys().map(|(_, s)| *s).collect();
+        let seq = open.get(usize::from(pick) % open.len().max(1))?;
+        self.state.task_by_seq(*seq).unwrap()
+    }
+
+    fn late(&self, pick: u16) -> Option<Task> {
+        let (seq, fence) = *self
+            .begun
+            .get(usize::from(pick) % self.begun.len().max(1))?;
+        let task = self.state.task_by_seq(seq).unwrap()?;
+        Some(Task { fence, ..task })
+    }
+
+    fn withdrawn(&self, n: u8, how: u8) -> Option<Fence> {
+        let task = self.state.task(&key(n)).unwrap()?;
+        (how > 0 && task.stage == Stage::Triggered).then_some(task.fence)
+    }
+
+    fn if_match(&self, n: u8, how: u8) -> Option<(Seq, u32)> {
+        let task = self.state.task(&key(n)).unwrap()?;
+        match how {
+            2 => Some((task.seq, task.version)),
+            3 if n.is_multiple_of(4) => Some((task.seq, task.version + 1)),
+            _ => None,
+        }
+    }
+}
+
+/// What a set of scripts came across.
+#[derive(Default)]
+pub(super) struct Coverage {
+    stages: BTreeSet<Stage>,
+    kinds: BTreeSet<u16>,
+    answers: BTreeMap<&'static str, u32>,
+    rows: BTreeSet<RowKind>,
+}
+
+impl Coverage {
+    pub(super) fn add(&mut self, writer: &Writer) {
+        self.stages.extend(&writer.watcher.stages);
+        self.rows.extend(&writer.watcher.rows);
+        for bytes in &writer.log {
+            let batch = Batch::decode(bytes).unwrap();
+            self.kinds.extend(batch.events.iter().map(Event::kind));
+        }
+        for (answer, n) in &writer.watcher.answers {
+            *self.answers.entry(answer).or_default() += n;
+        }
+    }
+
+    pub(super) fn assert_complete(&self) {
+        assert_eq!(self.stages.len(), Stage::ALL.len(), "{:?}", self.stages);
+        assert_eq!(self.kinds.len(), Event::KINDS.len(), "{:?}", self.kinds);
+        assert_eq!(self.rows.len(), 13, "{:?}", self.rows);
+        assert_eq!(self.answers.len(), 15, "{:?}", self.answers);
+        println!("{:?}", self.answers);
+    }
+}

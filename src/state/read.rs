@@ -1,0 +1,334 @@
+//! Reading: by id, by list, by count. Nobody outside can walk over all tasks.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+#[cfg(test)]
+use super::layer::Layer;
+use super::layer::{MINUTE_MS, minute};
+use super::table::{Known, Table};
+use super::{State, StoreFault};
+use crate::model::limits::PAGE_EXAMINED_MAX;
+use crate::model::{Fence, Key, NodeId, Row, Seq, Spec, Stage, Task, Time};
+
+/// A list reads keys in such pieces.
+const LIST_PIECE: usize = 512;
+
+/// What the owner needs to carry out one attempt.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    pub seq: Seq,
+    pub fence: Fence,
+    pub key: Key,
+    /// An encoded `Spec`.
+    pub spec: Arc<[u8]>,
+    pub due: Time,
+    /// Not to be started before this instant.
+    pub at: Time,
+    /// Attempts of this series that already ended.
+    pub tries: u32,
+}
+
+/// Which tasks a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub app: Option<String>,
+    pub stage: Option<Stage>,
+    pub labels: Vec<(String, String)>,
+    /// Inclusive.
+    pub due_from: Option<Time>,
+    /// Exclusive.
+    pub due_to: Option<Time>,
+}
+
+/// One page of a list, in (app, id) order.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    pub tasks: Vec<Task>,
+    /// Records looked at.
+    pub examined: usize,
+    /// The next page begins after this key; `None`: that was all.
+    pub next: Option<Key>,
+}
+
+impl Filter {
+    /// Whether a task is one of those, its application aside.
+    pub fn takes(&self, task: &Task) -> bool {
+        let labelled = || {
+            let labels = Spec::decode(&task.spec)
+                .map(|spec| spec.labels)
+                .unwrap_or_default();
+            self.labels
+                .iter()
+                .all(|(key, value)| labels.get(key) == Some(value))
+        };
+        self.stage.is_none_or(|stage| stage == task.stage)
+            && self.due_from.is_none_or(|from| from <= task.due)
+            && self.due_to.is_none_or(|to| task.due < to)
+            && (self.labels.is_empty() || labelled())
+    }
+
+    /// The key just before the first one of the wanted application.
+    fn floor(&self) -> Option<Key> {
+        self.app.as_deref().map(|app| Key {
+            app: app.into(),
+            id: "".into(),
+        })
+    }
+}
+
+type Found<T> = Result<T, StoreFault>;
+
+/// What was looked for, wherever it is. An error means that the store cannot be read, and that
+/// the node must stop.
+impl State {
+    /// The log index folded last.
+    pub fn applied(&self) -> u64 {
+        self.core.applied
+    }
+
+    /// The highest stamp folded.
+    pub fn stamp(&self) -> Time {
+        self.core.stamp
+    }
+
+    /// Everything due up to here has been triggered.
+    pub fn hand(&self) -> Time {
+        self.core.hand
+    }
+
+    /// The earliest instant at which something may be due, and the earliest deadline. Of what
+    /// lies beyond the horizon only the minute is known.
+    pub fn next(&self) -> Found<(Option<Time>, Option<Time>)> {
+        let far = self.table.first_far_minute()?;
+        let far = far.map(|minute| Time(u64::from(minute) * MINUTE_MS));
+        let due = self.table.waiting.next().into_iter().chain(far).min();
+        Ok((due, self.table.deadlines.next()))
+    }
+
+    /// Whether a trigger up to `until`, proposed at `now`, may find anything.
+    pub fn has_due(&mut self, until: Time, now: Time) -> Found<bool> {
+        self.table.reach(minute(until).saturating_add(1))?;
+        Ok(self.table.take_due(until, 0).1 || self.table.take_deadlines(now, 0).1)
+    }
+
+    /// The attempt, if it is still the current one.
+    pub fn dispatch(&self, seq: Seq, fence: Fence) -> Found<Option<Dispatch>> {
+        let Some(task) = self.task_by_seq(seq)? else {
+            return Ok(None);
+        };
+        if task.fence != fence || !task.stage.is_open() {
+            return Ok(None);
+        }
+        Ok(Some(Dispatch {
+            seq,
+            fence,
+            key: task.key,
+            spec: task.spec,
+            due: task.due,
+            at: task.at,
+            tries: task.tries,
+        }))
+    }
+
+    /// Open attempts of a node that have not been reported as started, after a place in
+    /// (instant, seq) order: for a queue that had overflowed.
+    pub fn open_after(
+        &self,
+        node: NodeId,
+        after: Option<(Time, Seq)>,
+        limit: usize,
+    ) -> Vec<(Time, Seq, Fence)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let open = self.table.open().range((from, Bound::Unbounded));
+        open.filter(|(_, open)| open.owner == node && !open.started)
+            .take(limit)
+            .map(|((at, seq), open)| (*at, *seq, open.fence))
+            .collect()
+    }
+
+    /// A task by its key.
+    pub fn task(&self, key: &Key) -> Found<Option<Task>> {
+        match self.seq(key)? {
+            Some(seq) => self.task_by_seq(seq),
+            None => Ok(None),
+        }
+    }
+
+    fn seq(&self, key: &Key) -> Found<Option<Seq>> {
+        match self.table.look_up(key) {
+            Known::Here(seq) => Ok(Some(seq)),
+            Known::Gone => Ok(None),
+            Known::Unknown => self.table.store.seq(key),
+        }
+    }
+
+    /// A task by its number.
+    pub fn task_by_seq(&self, seq: Seq) -> Found<Option<Task>> {
+        match self.table.look(seq) {
+            Known::Here(record) => Ok(Some(record.task.clone())),
+            Known::Gone => Ok(None),
+            Known::Unknown => Ok(self.table.store.record(seq)?.map(|record| record.task)),
+        }
+    }
+
+    /// A task with its history, oldest first.
+    pub fn rows(&self, key: &Key) -> Found<Option<(Task, Vec<Row>)>> {
+        let Some(seq) = self.seq(key)? else {
+            return Ok(None);
+        };
+        let Some(task) = self.task_by_seq(seq)? else {
+            return Ok(None);
+        };
+        Ok(Some((task, self.table.history(seq)?)))
+    }
+
+    /// One page of tasks after a key. At most [`PAGE_EXAMINED_MAX`] records are looked at, so a
+    /// page may be short, or empty, while more follow.
+    pub fn list(&self, filter: &Filter, after: Option<&Key>, limit: usize) -> Found<Page> {
+        let mut from = after.cloned().max(filter.floor());
+        let mut page = Page::default();
+        while page.examined < PAGE_EXAMINED_MAX {
+            let piece = LIST_PIECE.min(PAGE_EXAMINED_MAX - page.examined);
+            let keys = self.table.keys_after(from.as_ref(), piece)?;
+            let Some((last, _)) = keys.last() else {
+                return Ok(page);
+            };
+            from = Some(last.clone());
+            for (key, seq) in keys {
+                if filter.app.as_deref().is_some_and(|app| app != &*key.app) {
+                    return Ok(page);
+                }
+                page.examined += 1;
+                if let Some(task) = self.task_by_seq(seq)?.filter(|task| filter.takes(task)) {
+                    page.tasks.push(task);
+                    if page.tasks.len() == limit {
+                        page.next = Some(key);
+                        return Ok(page);
+                    }
+                }
+            }
+        }
+        page.next = from;
+        Ok(page)
+    }
+
+    /// Tasks per stage (indexed as [`Stage::ALL`]), of one application or of all.
+    pub fn stats(&self, app: Option<&str>) -> [u64; 8] {
+        let counts = self.table.counts();
+        match app {
+            Some(app) => counts.get(app).copied().unwrap_or_default(),
+            None => counts.values().fold([0; 8], |mut sum, row| {
+                sum.iter_mut().zip(row).for_each(|(a, b)| *a += b);
+                sum
+            }),
+        }
+    }
+}
+
+impl Table {
+    /// Keys after one, of layers and store, in order; empty only when there are no more.
+    fn keys_after(&self, after: Option<&Key>, max: usize) -> Found<Vec<(Key, Seq)>> {
+        let mut after = after.cloned();
+        loop {
+            let stored = self.store.keys_after(after.as_ref(), max)?;
+            let stored: Vec<_> = stored
+                .into_iter()
+                .map(|(key, seq)| (key, Some(seq)))
+                .collect();
+            let from = after.clone().map_or(Bound::Unbounded, Bound::Excluded);
+            let layered = self.layers().map(|layer| {
+                let ids = layer.ids.range((from.clone(), Bound::Unbounded)).take(max);
+                ids.map(|(key, seq)| (key.clone(), *seq)).collect()
+            });
+            // Oldest first, so that newer ones overwrite.
+            let mut sources: Vec<Vec<(Key, Option<Seq>)>> = layered.collect();
+            sources.push(stored);
+            sources.reverse();
+            // Beyond the end of a source that was cut short, the others are not yet complete.
+            let cut = sources.iter().filter(|source| source.len() == max);
+            let end = cut
+                .filter_map(|source| source.last())
+                .map(|(key, _)| key.clone())
+                .min();
+            let merged: BTreeMap<Key, Option<Seq>> = sources.into_iter().flatten().collect();
+            let keys: Vec<(Key, Seq)> = merged
+                .into_iter()
+                .take_while(|(key, _)| end.as_ref().is_none_or(|end| key <= end))
+                .filter_map(|(key, seq)| Some((key, seq?)))
+                .take(max)
+                .collect();
+            if !keys.is_empty() || end.is_none() {
+                return Ok(keys);
+            }
+            after = end;
+        }
+    }
+
+    /// A task's history: what the store has, then what each generation added.
+    pub(super) fn history(&self, seq: Seq) -> Found<Vec<Row>> {
+        let mut rows = self.store.rows(seq)?;
+        for layer in self.frozen.as_deref().into_iter().chain([&self.dirty]) {
+            if let Some(cell) = layer.cells.get(&seq) {
+                rows.extend(cell.rows.iter().cloned());
+            }
+        }
+        super::record::bound(&mut rows);
+        Ok(rows)
+    }
+
+    /// Every record with its history, of all generations, in order of numbers: what a snapshot
+    /// made now would hold.
+    #[cfg(test)]
+    pub(super) fn all(&self) -> Vec<(super::Record, Vec<Row>)> {
+        let mut seqs = std::collections::BTreeSet::new();
+        let image = self.store.image().unwrap();
+        let stored = image.records_after(None, usize::MAX).unwrap();
+        let stored: BTreeMap<Seq, super::Record> = stored
+            .into_iter()
+            .map(|(record, _)| (record.task.seq, record))
+            .collect();
+        seqs.extend(stored.keys().copied());
+        self.layers()
+            .for_each(|layer| seqs.extend(layer.cells.keys().copied()));
+        let record = |seq: &Seq| match self.look(*seq) {
+            Known::Here(record) => Some(record.clone()),
+            Known::Gone => None,
+            Known::Unknown => stored.get(seq).cloned(),
+        };
+        let records = seqs.iter().filter_map(record);
+        records
+            .map(|r| (r.clone(), self.history(r.task.seq).unwrap()))
+            .collect()
+    }
+
+    /// The sum of the hashes, computed anew from the records: what [`Table::hash`] must equal.
+    #[cfg(test)]
+    pub(super) fn recomputed(&self) -> super::StateHash {
+        let mut sum = super::StateHash::ZERO;
+        self.all()
+            .iter()
+            .for_each(|(record, _)| sum.add(record.own_hash()));
+        for (key, mark) in &self.all_marks() {
+            mark.iter().for_each(|mark| sum.add(mark.own_hash(key)));
+        }
+        sum
+    }
+
+    /// Every mark of all generations.
+    #[cfg(test)]
+    pub(super) fn all_marks(&self) -> BTreeMap<Key, Option<super::Mark>> {
+        let stored = self.store.image().unwrap().marks().unwrap();
+        let mut marks: BTreeMap<_, _> = stored
+            .into_iter()
+            .map(|(key, mark)| (key, Some(mark)))
+            .collect();
+        let layers: Vec<&Layer> = self.layers().collect();
+        for layer in layers.iter().rev() {
+            marks.extend(layer.marks.clone());
+        }
+        marks.retain(|_, mark| mark.is_some());
+        marks
+    }
+}

@@ -1,0 +1,221 @@
+//! A store in memory: for tests, and for trying the fold without a disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Found, Image, Saved, Store, Writer};
+use crate::model::{Key, Row, Seq, Time};
+use crate::state::layer::{Cell, Layer, Minute, Place, minute};
+use crate::state::record::Record;
+use crate::state::{Class, Mark};
+
+#[derive(Clone, Default)]
+struct Rows {
+    records: BTreeMap<Seq, (Record, Vec<Row>)>,
+    keys: BTreeMap<Key, Seq>,
+    far: BTreeMap<(Minute, Seq), Time>,
+    open: BTreeSet<Seq>,
+    finished: [BTreeSet<(Time, Seq)>; 2],
+    marks: BTreeMap<Key, Mark>,
+    saved: Option<Saved>,
+}
+
+/// See the module. Clones share their rows.
+#[derive(Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<Rows>>);
+
+impl MemoryStore {
+    fn lock(&self) -> MutexGuard<'_, Rows> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rows {
+    fn place(&mut self, seq: Seq, place: Place, add: bool) {
+        fn put<T: Ord>(set: &mut BTreeSet<T>, item: T, add: bool) {
+            match add {
+                true => set.insert(item),
+                false => set.remove(&item),
+            };
+        }
+        match (place, add) {
+            (Place::Far(at), true) => drop(self.far.insert((minute(at), seq), at)),
+            (Place::Far(at), false) => drop(self.far.remove(&(minute(at), seq))),
+            (Place::Open, add) => put(&mut self.open, seq, add),
+            (Place::Finished(class, at), add) => {
+                put(&mut self.finished[class as usize], (at, seq), add);
+            }
+        }
+    }
+
+    fn write(&mut self, seq: Seq, cell: &Cell) {
+        if let Some(was) = cell.was {
+            self.place(seq, was, false);
+        }
+        let Some(record) = &cell.now else {
+            self.records.remove(&seq);
+            return;
+        };
+        self.place(seq, Place::of(&record.task), true);
+        let mut rows = self
+            .records
+            .remove(&seq)
+            .map_or_else(Vec::new, |(_, rows)| rows);
+        rows.extend(cell.rows.iter().cloned());
+        super::super::record::bound(&mut rows);
+        self.records.insert(seq, (record.clone(), rows));
+    }
+}
+
+impl Writer for MemoryStore {
+    fn write(&self, layer: &Layer, saved: &Saved) -> Found<()> {
+        let mut rows = self.lock();
+        layer
+            .cells
+            .iter()
+            .for_each(|(seq, cell)| rows.write(*seq, cell));
+        for (key, seq) in &layer.ids {
+            match seq {
+                Some(seq) => drop(rows.keys.insert(key.clone(), *seq)),
+                None => drop(rows.keys.remove(key)),
+            }
+        }
+        for (key, mark) in &layer.marks {
+            match mark {
+                Some(mark) => drop(rows.marks.insert(key.clone(), mark.clone())),
+                None => drop(rows.marks.remove(key)),
+            }
+        }
+        rows.saved = Some(saved.clone());
+        Ok(())
+    }
+}
+
+impl Store for MemoryStore {
+    fn record(&self, seq: Seq) -> Found<Option<Record>> {
+        Ok(self
+            .lock()
+            .records
+            .get(&seq)
+            .map(|(record, _)| record.clone()))
+    }
+
+    fn rows(&self, seq: Seq) -> Found<Vec<Row>> {
+        Ok(self
+            .lock()
+            .records
+            .get(&seq)
+            .map(|(_, rows)| rows.clone())
+            .unwrap_or_default())
+    }
+
+    fn seq(&self, key: &Key) -> Found<Option<Seq>> {
+        Ok(self.lock().keys.get(key).copied())
+    }
+
+    fn keys_after(&self, after: Option<&Key>, max: usize) -> Found<Vec<(Key, Seq)>> {
+        let from = after.cloned().map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.lock();
+        let keys = rows.keys.range((from, Bound::Unbounded)).take(max);
+        Ok(keys.map(|(key, seq)| (key.clone(), *seq)).collect())
+    }
+
+    fn far_minute(&self, from: Minute) -> Found<Option<Minute>> {
+        Ok(self
+            .lock()
+            .far
+            .range((from, Seq(0))..)
+            .next()
+            .map(|((minute, _), _)| *minute))
+    }
+
+    fn far(&self, minute: Minute, after: Option<Seq>, max: usize) -> Found<Vec<(Time, Seq)>> {
+        let from = after.map_or(Bound::Included((minute, Seq(0))), |s| {
+            Bound::Excluded((minute, s))
+        });
+        let rows = self.lock();
+        let far = rows
+            .far
+            .range((from, Bound::Included((minute, Seq(u64::MAX)))))
+            .take(max);
+        Ok(far.map(|((_, seq), at)| (*at, *seq)).collect())
+    }
+
+    fn open(&self) -> Found<Vec<Seq>> {
+        Ok(self.lock().open.iter().copied().collect())
+    }
+
+    fn finished(
+        &self,
+        class: Class,
+        after: Option<(Time, Seq)>,
+        until: Time,
+        max: usize,
+    ) -> Found<Vec<(Time, Seq)>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.lock();
+        let end = Bound::Included((until, Seq(u64::MAX)));
+        if after.is_some_and(|after| after > (until, Seq(u64::MAX))) {
+            return Ok(Vec::new());
+        }
+        Ok(rows.finished[class as usize]
+            .range((from, end))
+            .take(max)
+            .copied()
+            .collect())
+    }
+
+    fn mark(&self, key: &Key) -> Found<Option<Mark>> {
+        Ok(self.lock().marks.get(key).cloned())
+    }
+
+    fn marks_until(&self, until: Time, max: usize) -> Found<Vec<(Time, Key)>> {
+        let rows = self.lock();
+        let old = rows.marks.iter().filter(|(_, mark)| mark.at <= until);
+        let mut old: Vec<_> = old.map(|(key, mark)| (mark.at, key.clone())).collect();
+        old.sort_unstable();
+        old.truncate(max);
+        Ok(old)
+    }
+
+    fn saved(&self) -> Found<Option<Saved>> {
+        Ok(self.lock().saved.clone())
+    }
+
+    fn writer(&self) -> Box<dyn Writer> {
+        Box::new(self.clone())
+    }
+
+    fn image(&self) -> Found<Box<dyn Image>> {
+        Ok(Box::new(self.lock().clone()))
+    }
+
+    fn refresh(&mut self) -> Found<()> {
+        Ok(())
+    }
+}
+
+impl Image for Rows {
+    fn saved(&self) -> Found<Option<Saved>> {
+        Ok(self.saved.clone())
+    }
+
+    fn records_after(&self, after: Option<Seq>, max: usize) -> Found<Vec<(Record, Vec<Row>)>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        Ok(self
+            .records
+            .range((from, Bound::Unbounded))
+            .take(max)
+            .map(|(_, r)| r.clone())
+            .collect())
+    }
+
+    fn marks(&self) -> Found<Vec<(Key, Mark)>> {
+        Ok(self
+            .marks
+            .iter()
+            .map(|(key, mark)| (key.clone(), mark.clone()))
+            .collect())
+    }
+}

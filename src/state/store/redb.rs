@@ -1,0 +1,431 @@
+//! The store on redb, in a file of its own.
+//!
+//! A read view is kept open between checkpoints, so that a look-up opens nothing; it is renewed
+//! when a checkpoint was written, because a view that is held keeps old pages in the file.
+//!
+//! A damaged page may make redb panic where it should return an error. Panics are caught at every
+//! read and reported as damage.
+
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, StorageBackend,
+};
+use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::bloom::Bloom;
+use super::redb_codec::*;
+use super::redb_write::RedbWriter;
+use super::{Found, Image, Saved, Store, Writer};
+use crate::model::{Key, Row, Seq, Time};
+use crate::state::layer::{MINUTE_MS, Minute};
+use crate::state::record::Record;
+use crate::state::{Class, Mark, StoreFault};
+
+/// Pages kept in memory. The window is read ahead, so that more would hardly help.
+const CACHE_BYTES: usize = 96 << 20;
+
+/// See the module.
+pub struct RedbStore {
+    pub(super) db: Arc<Database>,
+    view: View,
+    bloom: Arc<Bloom>,
+    /// The filter knows every id of the file.
+    bloom_ready: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for RedbStore {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+const READING: &str = "reading the store";
+
+pub(super) fn reading(e: impl std::fmt::Display) -> StoreFault {
+    fault(READING, e)
+}
+
+/// Runs a piece of work on redb; a panic is a fault like others.
+pub(super) fn guarded<T>(doing: &str, work: impl FnOnce() -> Found<T>) -> Found<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let why = text.unwrap_or("no reason given");
+        Err(fault(doing, format!("its file is damaged ({why})")))
+    })
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+impl RedbStore {
+    /// Opens the store at a path, or makes an empty one.
+    ///
+    /// # Errors
+    /// The file cannot be read or written, or is damaged.
+    pub fn open(path: &Path) -> Found<RedbStore> {
+        if !path.exists() {
+            create(path)?;
+        }
+        let doing = format!("opening {}", path.display());
+        let db = guarded(&doing, || {
+            builder().open(path).map_err(|e| fault(&doing, e))
+        })?;
+        RedbStore::over(db)
+    }
+
+    /// Opens a store on any storage, as a simulation does. A storage without a byte becomes an
+    /// empty store.
+    ///
+    /// # Errors
+    /// As of [`RedbStore::open`].
+    pub fn with_backend(backend: impl StorageBackend) -> Found<RedbStore> {
+        let doing = "opening the store";
+        let failed = |e: &dyn std::fmt::Display| fault(doing, e);
+        let new = backend.len().map_err(|e| failed(&e))? == 0;
+        let db = guarded(doing, || {
+            let db = builder().create_with_backend(backend);
+            let db = db.map_err(|e| failed(&e))?;
+            if new {
+                make_tables(&db).map_err(|e| failed(&e))?;
+            }
+            Ok(db)
+        })?;
+        RedbStore::over(db)
+    }
+
+    fn over(db: Database) -> Found<RedbStore> {
+        let db = Arc::new(db);
+        let view = guarded(READING, || View::new(&db))?;
+        let ids = view.ids.len().map_err(reading)? + view.marks.len().map_err(reading)?;
+        let store = RedbStore {
+            db,
+            view,
+            bloom: Arc::new(Bloom::for_ids(ids)),
+            bloom_ready: Arc::new(AtomicBool::new(ids == 0)),
+            stop: Arc::default(),
+        };
+        if ids > 0 {
+            store.fill_bloom()?;
+        }
+        Ok(store)
+    }
+
+    /// Fills the filter in the background; until it is full of what there is, ids are looked up.
+    fn fill_bloom(&self) -> Found<()> {
+        let (view, bloom) = (View::new(&self.db)?, self.bloom.clone());
+        let (ready, stop) = (self.bloom_ready.clone(), self.stop.clone());
+        let fill = move || -> Found<()> {
+            for row in view.ids.iter().map_err(reading)? {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                bloom.add(&read_key(row.map_err(reading)?.0.value())?);
+            }
+            for row in view.marks.iter().map_err(reading)? {
+                bloom.add(&read_key(row.map_err(reading)?.0.value())?);
+            }
+            ready.store(true, Ordering::Release);
+            Ok(())
+        };
+        let thread = std::thread::Builder::new().name("store-filter".into());
+        let spawned = thread.spawn(move || {
+            if let Err(e) = guarded(READING, fill) {
+                // Ids are looked up instead; reading them there will tell whom it concerns.
+                tracing::warn!("the id filter could not be filled: {e}");
+            }
+        });
+        spawned.map(drop).map_err(|e| fault("starting a thread", e))
+    }
+
+    fn surely_not(&self, key: &Key) -> bool {
+        self.bloom_ready.load(Ordering::Acquire) && !self.bloom.may_have(key)
+    }
+}
+
+/// Makes an empty file with all tables, complete or not there at all.
+fn create(path: &Path) -> Found<()> {
+    let failed = |e: &dyn std::fmt::Display| fault(&format!("creating {}", path.display()), e);
+    let part: PathBuf = path.with_extension("part");
+    if part.exists() {
+        fs::remove_file(&part).map_err(|e| failed(&e))?;
+    }
+    let db = Database::create(&part).map_err(|e| failed(&e))?;
+    make_tables(&db).map_err(|e| failed(&e))?;
+    drop(db);
+    let synced = || -> std::io::Result<()> {
+        File::open(&part)?.sync_all()?;
+        fs::rename(&part, path)?;
+        match path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    synced().map_err(|e| failed(&e))
+}
+
+fn make_tables(db: &Database) -> Result<(), redb::Error> {
+    let txn = db.begin_write()?;
+    txn.open_table(TASKS)?;
+    txn.open_table(IDS)?;
+    txn.open_table(FAR)?;
+    txn.open_table(OPEN)?;
+    txn.open_table(FINISHED)?;
+    txn.open_table(HISTORY)?;
+    txn.open_table(MARKS)?;
+    txn.open_table(MARKS_BY_TIME)?;
+    txn.open_table(META)?;
+    Ok(txn.commit()?)
+}
+
+/// Every table at one moment.
+pub(super) struct View {
+    _txn: ReadTransaction,
+    pub(super) tasks: ReadOnlyTable<u64, &'static [u8]>,
+    pub(super) ids: ReadOnlyTable<&'static [u8], u64>,
+    pub(super) far: ReadOnlyTable<(u32, u64), u16>,
+    pub(super) open: ReadOnlyTable<u64, ()>,
+    pub(super) finished: ReadOnlyTable<(u8, u64, u64), ()>,
+    pub(super) history: ReadOnlyTable<(u64, u32), &'static [u8]>,
+    pub(super) marks: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    pub(super) marks_by_time: ReadOnlyTable<(u64, &'static [u8]), ()>,
+    pub(super) saved: OnceLock<Option<Saved>>,
+}
+
+/// A task as it lies under its number.
+pub(super) fn task(seq: Seq, bytes: &[u8]) -> Found<Record> {
+    let record: Record = open(&format!("task {}", seq.0), bytes)?;
+    match record.task.seq == seq {
+        true => Ok(record),
+        false => Err(StoreFault(format!(
+            "task {} lies where task {} belongs: the store is damaged; replace this node",
+            record.task.seq.0, seq.0
+        ))),
+    }
+}
+
+impl View {
+    pub(super) fn new(db: &Database) -> Found<View> {
+        let txn = db.begin_read().map_err(reading)?;
+        let view = View {
+            tasks: txn.open_table(TASKS).map_err(reading)?,
+            ids: txn.open_table(IDS).map_err(reading)?,
+            far: txn.open_table(FAR).map_err(reading)?,
+            open: txn.open_table(OPEN).map_err(reading)?,
+            finished: txn.open_table(FINISHED).map_err(reading)?,
+            history: txn.open_table(HISTORY).map_err(reading)?,
+            marks: txn.open_table(MARKS).map_err(reading)?,
+            marks_by_time: txn.open_table(MARKS_BY_TIME).map_err(reading)?,
+            saved: OnceLock::new(),
+            _txn: txn,
+        };
+        let meta = view._txn.open_table(META).map_err(reading)?;
+        let row = meta.get(SAVED).map_err(reading)?;
+        let saved = row
+            .map(|row| open("the checkpoint's header", row.value()))
+            .transpose()?;
+        // New here, so it cannot be set.
+        let _ = view.saved.set(saved);
+        Ok(view)
+    }
+
+    fn record(&self, seq: Seq) -> Found<Option<Record>> {
+        let row = self.tasks.get(seq.0).map_err(reading)?;
+        row.map(|row| task(seq, row.value())).transpose()
+    }
+
+    pub(super) fn rows(&self, seq: Seq) -> Found<Vec<Row>> {
+        let range = self
+            .history
+            .range((seq.0, 0)..=(seq.0, u32::MAX))
+            .map_err(reading)?;
+        range
+            .map(|row| open("a row of history", row.map_err(reading)?.1.value()))
+            .collect()
+    }
+}
+
+impl Store for RedbStore {
+    fn record(&self, seq: Seq) -> Found<Option<Record>> {
+        guarded(READING, || self.view.record(seq))
+    }
+
+    fn rows(&self, seq: Seq) -> Found<Vec<Row>> {
+        guarded(READING, || self.view.rows(seq))
+    }
+
+    fn seq(&self, key: &Key) -> Found<Option<Seq>> {
+        guarded(READING, || {
+            if self.surely_not(key) {
+                return Ok(None);
+            }
+            let row = self.view.ids.get(&*key_bytes(key)).map_err(reading)?;
+            Ok(row.map(|row| Seq(row.value())))
+        })
+    }
+
+    fn keys_after(&self, after: Option<&Key>, max: usize) -> Found<Vec<(Key, Seq)>> {
+        guarded(READING, || {
+            // The first bytes that sort after a key: no key has a zero byte behind its id.
+            let from = after.map_or_else(Vec::new, |key| [&*key_bytes(key), b"\0"].concat());
+            let rows = self.view.ids.range(&*from..).map_err(reading)?.take(max);
+            rows.map(|row| {
+                let (key, seq) = row.map_err(reading)?;
+                Ok((read_key(key.value())?, Seq(seq.value())))
+            })
+            .collect()
+        })
+    }
+
+    fn far_minute(&self, from: Minute) -> Found<Option<Minute>> {
+        guarded(READING, || {
+            let first = self.view.far.range((from, 0)..).map_err(reading)?.next();
+            Ok(first
+                .transpose()
+                .map_err(reading)?
+                .map(|(key, _)| key.value().0))
+        })
+    }
+
+    fn far(&self, minute: Minute, after: Option<Seq>, max: usize) -> Found<Vec<(Time, Seq)>> {
+        guarded(READING, || {
+            let from = after.map_or(0, |seq| seq.0.saturating_add(1));
+            let rows = self
+                .view
+                .far
+                .range((minute, from)..=(minute, u64::MAX))
+                .map_err(reading)?;
+            rows.take(max)
+                .map(|row| {
+                    let (key, ms) = row.map_err(reading)?;
+                    let at = u64::from(minute) * MINUTE_MS + u64::from(ms.value());
+                    Ok((Time(at), Seq(key.value().1)))
+                })
+                .collect()
+        })
+    }
+
+    fn open(&self) -> Found<Vec<Seq>> {
+        guarded(READING, || {
+            let rows = self.view.open.iter().map_err(reading)?;
+            rows.map(|row| Ok(Seq(row.map_err(reading)?.0.value())))
+                .collect()
+        })
+    }
+
+    fn finished(
+        &self,
+        class: Class,
+        after: Option<(Time, Seq)>,
+        until: Time,
+        max: usize,
+    ) -> Found<Vec<(Time, Seq)>> {
+        guarded(READING, || {
+            let from = after.map_or((0, 0), |(at, seq)| (at.0, seq.0.saturating_add(1)));
+            if from > (until.0, u64::MAX) {
+                return Ok(Vec::new());
+            }
+            let range = (class as u8, from.0, from.1)..=(class as u8, until.0, u64::MAX);
+            let rows = self.view.finished.range(range).map_err(reading)?.take(max);
+            rows.map(|row| {
+                let (_, at, seq) = row.map_err(reading)?.0.value();
+                Ok((Time(at), Seq(seq)))
+            })
+            .collect()
+        })
+    }
+
+    fn mark(&self, key: &Key) -> Found<Option<Mark>> {
+        guarded(READING, || {
+            if self.surely_not(key) {
+                return Ok(None);
+            }
+            let row = self.view.marks.get(&*key_bytes(key)).map_err(reading)?;
+            row.map(|row| open("a mark", row.value())).transpose()
+        })
+    }
+
+    fn marks_until(&self, until: Time, max: usize) -> Found<Vec<(Time, Key)>> {
+        guarded(READING, || {
+            let end = until.0.saturating_add(1);
+            let rows = self
+                .view
+                .marks_by_time
+                .range(..(end, &b""[..]))
+                .map_err(reading)?
+                .take(max);
+            rows.map(|row| {
+                let row = row.map_err(reading)?.0;
+                let (at, key) = row.value();
+                Ok((Time(at), read_key(key)?))
+            })
+            .collect()
+        })
+    }
+
+    fn saved(&self) -> Found<Option<Saved>> {
+        Ok(self.view.saved.get().cloned().flatten())
+    }
+
+    fn writer(&self) -> Box<dyn Writer> {
+        Box::new(RedbWriter {
+            db: self.db.clone(),
+            bloom: self.bloom.clone(),
+        })
+    }
+
+    fn image(&self) -> Found<Box<dyn Image>> {
+        let view = guarded(READING, || View::new(&self.db))?;
+        Ok(Box::new(view))
+    }
+
+    fn refresh(&mut self) -> Found<()> {
+        guarded(READING, || {
+            self.view = View::new(&self.db)?;
+            if self.bloom.is_full() && self.bloom_ready.swap(false, Ordering::AcqRel) {
+                let ids = self.view.ids.len().map_err(reading)?;
+                self.bloom = Arc::new(Bloom::for_ids(ids));
+                self.fill_bloom()?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Image for View {
+    fn saved(&self) -> Found<Option<Saved>> {
+        Ok(self.saved.get().cloned().flatten())
+    }
+
+    fn records_after(&self, after: Option<Seq>, max: usize) -> Found<Vec<(Record, Vec<Row>)>> {
+        guarded(READING, || {
+            let from = after.map_or(0, |seq| seq.0.saturating_add(1));
+            let rows = self.tasks.range(from..).map_err(reading)?.take(max);
+            rows.map(|row| {
+                let (seq, value) = row.map_err(reading)?;
+                let seq = Seq(seq.value());
+                Ok((task(seq, value.value())?, self.rows(seq)?))
+            })
+            .collect()
+        })
+    }
+
+    fn marks(&self) -> Found<Vec<(Key, Mark)>> {
+        guarded(READING, || {
+            let rows = self.marks.iter().map_err(reading)?;
+            rows.map(|row| {
+                let (key, mark) = row.map_err(reading)?;
+                Ok((read_key(key.value())?, open("a mark", mark.value())?))
+            })
+            .collect()
+        })
+    }
+}

@@ -1,0 +1,176 @@
+//! A checkpoint in one redb transaction: sorted, table by table.
+
+use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use std::sync::Arc;
+
+use super::bloom::Bloom;
+use super::redb::guarded;
+use super::redb_codec::*;
+use super::{Found, Saved, Writer};
+use crate::model::limits::HISTORY_ROWS_MAX;
+use crate::model::{Seq, Time};
+use crate::state::layer::{Cell, Layer, MINUTE_MS, Place, minute};
+
+/// What writes, beside whoever reads.
+pub(super) struct RedbWriter {
+    pub(super) db: Arc<Database>,
+    pub(super) bloom: Arc<Bloom>,
+}
+
+impl Writer for RedbWriter {
+    fn write(&self, layer: &Layer, saved: &Saved) -> Found<()> {
+        // Known to the filter before it is in the file: a reader between the two looks in vain.
+        layer
+            .ids
+            .keys()
+            .chain(layer.marks.keys())
+            .for_each(|key| self.bloom.add(key));
+        let failed = |e: &dyn std::fmt::Display| fault("writing a checkpoint", e);
+        guarded("writing a checkpoint", || {
+            let mut txn = self.db.begin_write().map_err(|e| failed(&e))?;
+            txn.set_durability(Durability::Immediate)
+                .map_err(|e| failed(&e))?;
+            // So that opening after a crash need not walk the whole file.
+            txn.set_quick_repair(true);
+            write_all(&txn, layer, saved).map_err(|e| failed(&e))?;
+            txn.commit().map_err(|e| failed(&e))
+        })
+    }
+}
+
+type Written = Result<(), redb::Error>;
+
+fn write_all(txn: &WriteTransaction, layer: &Layer, saved: &Saved) -> Written {
+    write_tasks(&mut txn.open_table(TASKS)?, layer)?;
+    write_ids(&mut txn.open_table(IDS)?, layer)?;
+    write_places(txn, layer)?;
+    write_history(&mut txn.open_table(HISTORY)?, layer)?;
+    write_marks(txn, layer)?;
+    txn.open_table(META)?.insert(SAVED, &*seal(saved))?;
+    Ok(())
+}
+
+fn write_tasks(table: &mut Table<u64, &[u8]>, layer: &Layer) -> Written {
+    for (seq, cell) in &layer.cells {
+        match &cell.now {
+            Some(record) => drop(table.insert(seq.0, &*seal(record))?),
+            None if cell.was.is_some() => drop(table.remove(seq.0)?),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn write_ids(table: &mut Table<&[u8], u64>, layer: &Layer) -> Written {
+    for (key, seq) in &layer.ids {
+        match seq {
+            Some(seq) => drop(table.insert(&*key_bytes(key), seq.0)?),
+            None => drop(table.remove(&*key_bytes(key))?),
+        }
+    }
+    Ok(())
+}
+
+/// Moves tasks between the indexes; the sorted order keeps neighbours on the same pages.
+fn write_places(txn: &WriteTransaction, layer: &Layer) -> Written {
+    let mut moves: Vec<(Seq, Option<Place>, Option<Place>)> = Vec::new();
+    for (seq, Cell { was, now, .. }) in &layer.cells {
+        let place = now.as_ref().map(|record| Place::of(&record.task));
+        if *was != place {
+            moves.push((*seq, *was, place));
+        }
+    }
+    let far = |place: Option<Place>, seq: Seq| match place {
+        Some(Place::Far(at)) => Some((minute(at), seq.0, at)),
+        _ => None,
+    };
+    let finished = |place: Option<Place>, seq: Seq| match place {
+        Some(Place::Finished(class, at)) => Some((class as u8, at.0, seq.0)),
+        _ => None,
+    };
+    {
+        let mut table = txn.open_table(FAR)?;
+        for (minute, seq, _) in sorted(moves.iter().filter_map(|m| far(m.1, m.0))) {
+            table.remove((minute, seq))?;
+        }
+        for (minute, seq, at) in sorted(moves.iter().filter_map(|m| far(m.2, m.0))) {
+            table.insert((minute, seq), (at.0 % MINUTE_MS) as u16)?;
+        }
+    }
+    {
+        let mut table = txn.open_table(FINISHED)?;
+        for row in sorted(moves.iter().filter_map(|m| finished(m.1, m.0))) {
+            table.remove(row)?;
+        }
+        for row in sorted(moves.iter().filter_map(|m| finished(m.2, m.0))) {
+            table.insert(row, ())?;
+        }
+    }
+    let mut table = txn.open_table(OPEN)?;
+    for (seq, was, now) in moves {
+        match (was, now) {
+            (_, Some(Place::Open)) => drop(table.insert(seq.0, ())?),
+            (Some(Place::Open), _) => drop(table.remove(seq.0)?),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut items: Vec<T> = items.collect();
+    items.sort_unstable();
+    items
+}
+
+fn write_history(table: &mut Table<(u64, u32), &[u8]>, layer: &Layer) -> Written {
+    for (seq, cell) in &layer.cells {
+        let Some(record) = &cell.now else {
+            if cell.was.is_some() {
+                remove(table, seq.0, 0, u32::MAX)?;
+            }
+            continue;
+        };
+        let total = record.rows;
+        let first = total - (cell.rows.len() as u32).min(total);
+        for (n, row) in (first..).zip(&cell.rows) {
+            table.insert((seq.0, n), &*seal(row))?;
+        }
+        // The oldest after the first give way.
+        let surplus = total.saturating_sub(HISTORY_ROWS_MAX as u32);
+        if surplus > 0 {
+            remove(table, seq.0, 1, surplus)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes rows `from..=to` of a task.
+fn remove(table: &mut Table<(u64, u32), &[u8]>, seq: u64, from: u32, to: u32) -> Written {
+    let mut numbers = Vec::new();
+    for row in table.range((seq, from)..=(seq, to))? {
+        numbers.push(row?.0.value());
+    }
+    for number in numbers {
+        table.remove(number)?;
+    }
+    Ok(())
+}
+
+fn write_marks(txn: &WriteTransaction, layer: &Layer) -> Written {
+    let mut marks = txn.open_table(MARKS)?;
+    let mut by_time = txn.open_table(MARKS_BY_TIME)?;
+    for (key, mark) in &layer.marks {
+        let bytes = key_bytes(key);
+        let old = marks.remove(&*bytes)?.map(|old| old.value().to_vec());
+        if let Some(at) = old.and_then(|old| open::<crate::state::Mark>("a mark", &old).ok()) {
+            by_time.remove((at.at.0, &*bytes))?;
+        }
+        if let Some(mark) = mark {
+            let Time(at) = mark.at;
+            marks.insert(&*bytes, &*seal(mark))?;
+            by_time.insert((at, &*bytes), ())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Shards change hands.
+
+use super::*;
+
+#[test]
+fn an_assignment_redispatches_what_is_open_once_and_counts_no_try() {
+    let mut desk = Desk::new();
+    for (id, stage) in [("t", Stage::Triggered), ("r", Stage::Running)] {
+        desk.bring(id, stage);
+    }
+    let before = [desk.task("t"), desk.task("r")];
+    assert_eq!(desk.at(9_000).fold(assign_all(2, 7)), counted(2, false));
+    for (old, at) in before.iter().zip([2_000, 9_000]) {
+        let task = desk.task(&old.key.id);
+        assert_eq!(
+            (task.stage, task.owner, task.tries),
+            (Stage::Triggered, 2, 0)
+        );
+        assert_eq!(task.at, Time(at), "what had begun starts over at once");
+        assert!(task.fence > old.fence, "I-14");
+        assert_eq!(task.fence.attempt, 2);
+        assert!(desk.changes.contains(&Change::Closed {
+            seq: old.seq,
+            fence: old.fence
+        }));
+        assert_eq!(desk.kinds(&old.key.id).last(), Some(&"redispatched"));
+    }
+    assert!(matches!(
+        desk.changes[0],
+        Change::Assigned {
+            node: 2,
+            boot: 7,
+            epoch: Epoch(2)
+        }
+    ));
+    assert_eq!(desk.changes.len(), 5);
+}
+
+#[test]
+fn what_is_not_open_stays_where_it_is() {
+    let mut desk = Desk::new();
+    let stages = Stage::ALL
+        .into_iter()
+        .rev()
+        .filter(|stage| !stage.is_open());
+    let before: Vec<Task> = stages
+        .map(|stage| desk.bring(stage.name(), stage))
+        .collect();
+    assert_eq!(desk.fold(assign_all(2, 1)), counted(0, false));
+    for task in before {
+        assert_eq!(desk.task(&task.key.id), task);
+    }
+}
+
+#[test]
+fn only_the_named_shards_change_hands() {
+    let mut desk = Desk::new();
+    let ids: Vec<String> = (0..20).map(|n| format!("t{n}")).collect();
+    ids.iter()
+        .for_each(|id| drop(desk.bring(id, Stage::Triggered)));
+    let shard = |id: &String| key(id).shard(limits::SHARDS_DEFAULT);
+    let chosen = shard(&ids[0]);
+    let expected = ids.iter().filter(|id| shard(id) == chosen).count();
+    assert_eq!(desk.state.open_by_shard()[usize::from(chosen.0)], expected);
+    let event = Assign {
+        shards: vec![chosen, chosen, Shard(9_999)],
+        ..assign_all(2, 1)
+    };
+    assert_eq!(
+        desk.fold(event),
+        counted(expected as u32, false),
+        "named twice, done once"
+    );
+    for id in &ids {
+        let owner = if shard(id) == chosen { 2 } else { OWNER };
+        assert_eq!(desk.task(id).owner, owner);
+    }
+    assert!(!desk.state.owns_all(OWNER, 1));
+    assert_eq!(
+        desk.state
+            .shards()
+            .filter(|(_, held)| held.node == 2)
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn the_same_node_again_means_its_earlier_run_is_over() {
+    let mut desk = Desk::new();
+    let old = desk.bring("a", Stage::Running);
+    desk.fold(assign_all(OWNER, 2));
+    assert!(desk.state.owns_all(OWNER, 2));
+    let held = desk.fence("a");
+    assert_eq!(desk.fold(done(&old)), Outcome::Stale { held });
+}
+
+#[test]
+fn the_next_attempt_goes_to_the_new_owner() {
+    let mut desk = Desk::new();
+    desk.bring("a", Stage::Retrying);
+    desk.fold(assign_all(2, 1));
+    desk.trigger(desk.now + 1_000);
+    let task = desk.task("a");
+    assert_eq!((task.owner, task.fence.epoch), (2, Epoch(2)));
+    let current = (Time(3_000), task.seq, task.fence);
+    assert_eq!(desk.state.open_after(2, None, 9), [current]);
+    assert_eq!(desk.state.open_after(OWNER, None, 9), []);
+}
+
+#[test]
+fn an_owner_reads_its_open_attempts_in_order_of_their_instants() {
+    let mut desk = Desk::new();
+    for (id, due) in [("a", 3_000), ("b", 2_000), ("c", 2_500)] {
+        desk.submit_at(id, due);
+    }
+    desk.trigger(3_000);
+    desk.fold(started(&desk.task("c")));
+    let page = desk.state.open_after(OWNER, None, 1);
+    assert_eq!(page.len(), 1);
+    let (at, seq, _) = page[0];
+    assert_eq!(at, Time(2_000));
+    let rest = desk.state.open_after(OWNER, Some((at, seq)), 9);
+    assert_eq!(rest.len(), 1, "c has started already");
+    assert_eq!(rest[0].0, Time(3_000));
+    let task = desk.task("a");
+    let dispatch = desk.state.dispatch(task.seq, task.fence).unwrap().unwrap();
+    assert_eq!((dispatch.key, dispatch.at), (task.key, task.at));
+    desk.fold(assign_all(2, 1));
+    assert!(desk.state.dispatch(task.seq, task.fence).unwrap().is_none());
+}

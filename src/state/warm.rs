@@ -1,0 +1,264 @@
+//! Bringing into memory what a fold will need; and letting go of it at checkpoints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::layer::{Layer, Minute, expires, minute, waits};
+use super::queue::{Queue, Sign};
+use super::record::Record;
+use super::table::{Known, Table};
+use super::{Class, StoreFault};
+use crate::model::{Key, Seq, Time};
+
+type Warmed = Result<(), StoreFault>;
+
+/// Entries are moved from a wheel to its front in such pieces.
+const PIECE: usize = 1_024;
+/// A settled generation is kept, to spare reads, while it has no more tasks than this.
+const SETTLED_MAX: usize = 1 << 16;
+/// Rows of one minute are read in such pieces.
+const FAR_PIECE: usize = 4_096;
+
+fn is_finished(record: &Record, class: Class, at: Time) -> bool {
+    Class::of(record.task.stage) == Some(class) && record.task.at == at
+}
+
+impl Table {
+    /// The task with this key, if there is one, and the mark.
+    pub(crate) fn warm_key(&mut self, key: &Key) -> Warmed {
+        if matches!(self.look_mark(key), Known::Unknown)
+            && let Some(mark) = self.store.mark(key)?
+        {
+            self.known_marks.insert(key.clone(), mark);
+        }
+        match self.look_up(key) {
+            Known::Here(seq) => self.warm_seq(seq),
+            Known::Gone => Ok(()),
+            Known::Unknown => match self.store.seq(key)? {
+                Some(seq) => {
+                    self.known.insert(key.clone(), seq);
+                    self.warm_seq(seq)
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    pub(crate) fn warm_seq(&mut self, seq: Seq) -> Warmed {
+        if matches!(self.look(seq), Known::Unknown)
+            && let Some(record) = self.store.record(seq)?
+        {
+            self.clean[0].insert(seq, record);
+        }
+        Ok(())
+    }
+
+    /// Waiting tasks due up to an instant: at least so many living ones, or all.
+    pub(crate) fn warm_due(&mut self, until: Time, enough: usize) -> Warmed {
+        self.reach(minute(until).saturating_add(1))?;
+        let mut queue = std::mem::replace(&mut self.waiting, Queue::new());
+        let warmed = self.warm_queue(&mut queue, until, enough, waits);
+        self.waiting = queue;
+        warmed
+    }
+
+    /// Tasks whose deadline has passed: at least so many living ones, or all.
+    pub(crate) fn warm_deadlines(&mut self, now: Time, enough: usize) -> Warmed {
+        let mut queue = std::mem::replace(&mut self.deadlines, Queue::new());
+        let warmed = self.warm_queue(&mut queue, now, enough, expires);
+        self.deadlines = queue;
+        warmed
+    }
+
+    fn warm_queue(
+        &mut self,
+        queue: &mut Queue,
+        until: Time,
+        enough: usize,
+        counts: fn(&Record, Time) -> bool,
+    ) -> Warmed {
+        let mut ready = 0;
+        for (at, seq) in queue.front(until, enough) {
+            self.warm_seq(seq)?;
+            match self.sign(seq, |record| counts(record, at)) {
+                Sign::Alive => ready += 1,
+                _ => queue.drop_front(at, seq),
+            }
+        }
+        while ready < enough {
+            let due = queue.pull(until, PIECE.min(enough));
+            if due.is_empty() {
+                return Ok(());
+            }
+            for (at, seq) in due {
+                self.warm_seq(seq)?;
+                if self.sign(seq, |record| counts(record, at)) == Sign::Alive {
+                    queue.ready(at, seq);
+                    ready += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts every task that waits for a minute before `minute` into the queue.
+    pub(crate) fn reach(&mut self, to: Minute) -> Warmed {
+        while self.horizon < to {
+            match self.first_far_minute()?.filter(|next| *next < to) {
+                Some(next) => {
+                    while self.horizon <= next {
+                        self.reach_piece(next)?;
+                    }
+                }
+                None => self.horizon = to,
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a piece of the first minute in which a task waits into the queue; the horizon moves
+    /// when it was the last.
+    pub(crate) fn reach_piece(&mut self, next: Minute) -> Warmed {
+        let after = self
+            .loading
+            .filter(|(minute, _)| *minute == next)
+            .map(|(_, seq)| seq);
+        let piece = self.store.far(next, after, FAR_PIECE)?;
+        piece
+            .iter()
+            .for_each(|(at, seq)| self.waiting.insert(*at, *seq));
+        if piece.len() == FAR_PIECE {
+            self.loading = piece.last().map(|(_, seq)| (next, *seq));
+            return Ok(());
+        }
+        let frozen = self
+            .frozen
+            .as_ref()
+            .and_then(|layer| layer.far.get(&next))
+            .cloned();
+        let dirty = self.dirty.far.remove(&next);
+        for (at, seq) in frozen.into_iter().chain(dirty).flatten() {
+            self.waiting.insert(at, seq);
+        }
+        self.loading = None;
+        self.horizon = next + 1;
+        Ok(())
+    }
+
+    /// The first minute at or beyond the horizon in which a task may wait.
+    pub(crate) fn first_far_minute(&self) -> Result<Option<Minute>, StoreFault> {
+        let from = self.horizon;
+        let layered = |layer: &Layer| layer.far.range(from..).next().map(|(minute, _)| *minute);
+        let frozen = self.frozen.as_deref().and_then(layered);
+        let stored = self.store.far_minute(from)?;
+        Ok([layered(&self.dirty), frozen, stored]
+            .into_iter()
+            .flatten()
+            .min())
+    }
+
+    /// Finished tasks of a class up to an instant: at least so many living ones, or all. Those of
+    /// the layers are in memory anyway.
+    pub(crate) fn warm_finished(&mut self, class: Class, until: Time, enough: usize) -> Warmed {
+        let of = class as usize;
+        while self.leaving[of].len() < enough {
+            let rows = self.store.finished(class, self.cursor[of], until, PIECE)?;
+            let Some(last) = rows.last() else {
+                return Ok(());
+            };
+            self.cursor[of] = Some(*last);
+            for (at, seq) in rows {
+                self.warm_seq(seq)?;
+                if self.sign(seq, |record| is_finished(record, class, at)) == Sign::Alive {
+                    self.leaving[of].insert((at, seq));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the store may have finished tasks of a class up to an instant.
+    pub(crate) fn may_leave(&self, class: Class, until: Time) -> Result<bool, StoreFault> {
+        let mut after = self.cursor[class as usize];
+        loop {
+            let rows = self.store.finished(class, after, until, PIECE)?;
+            let Some(last) = rows.last() else {
+                return Ok(false);
+            };
+            after = Some(*last);
+            let alive = |(at, seq): &(Time, Seq)| {
+                self.sign(*seq, |record| is_finished(record, class, *at)) != Sign::Dead
+            };
+            if rows.iter().any(alive) {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Marks up to an instant: at least so many, or all.
+    pub(crate) fn warm_marks(&mut self, until: Time, enough: usize) -> Warmed {
+        let shadowed = self.layers().map(|layer| layer.marks.len()).sum::<usize>();
+        for (at, key) in self.store.marks_until(until, enough + shadowed)? {
+            if matches!(self.look_mark(&key), Known::Unknown)
+                && let Some(mark) = self.store.mark(&key)?
+            {
+                self.known_marks.insert(key.clone(), mark);
+            }
+            self.leaving_marks.insert((at, key));
+        }
+        Ok(())
+    }
+
+    /// Whether there may be marks up to an instant.
+    pub(crate) fn may_drop_marks(&self, until: Time) -> Result<bool, StoreFault> {
+        if self.old_marks(until, 0).1 {
+            return Ok(true);
+        }
+        let shadowed = self.layers().map(|layer| layer.marks.len()).sum::<usize>();
+        let stored = self.store.marks_until(until, shadowed + 1)?;
+        Ok(stored
+            .iter()
+            .any(|(_, key)| !matches!(self.look_mark(key), Known::Gone)))
+    }
+
+    /// Open attempts of which the record is not in memory.
+    pub(crate) fn warm_open(&mut self, chosen: impl Fn(u64) -> bool) -> Warmed {
+        let open = self.open().iter().filter(|(_, open)| chosen(open.hash));
+        let seqs: Vec<Seq> = open.map(|((_, seq), _)| *seq).collect();
+        seqs.into_iter().try_for_each(|seq| self.warm_seq(seq))
+    }
+
+    // Generations.
+
+    /// Freezes the dirty layer: a checkpoint writes it. What was read from the store two
+    /// checkpoints ago is handed back, to be dropped outside of any lock.
+    pub(crate) fn freeze(&mut self) -> (Arc<Layer>, BTreeMap<Seq, Record>) {
+        let layer = Arc::new(std::mem::take(&mut self.dirty));
+        self.frozen = Some(layer.clone());
+        self.known.clear();
+        self.known_marks.clear();
+        self.leaving = Default::default();
+        self.leaving_marks.clear();
+        self.cursor = [None; 2];
+        self.clean.swap(0, 1);
+        (layer, std::mem::take(&mut self.clean[0]))
+    }
+
+    /// The frozen layer is in the store now. What is not kept any more is handed back: the one
+    /// that was settled before, and this one too when it is large, because memory must not follow
+    /// a burst of submits until the next checkpoint comes.
+    pub(crate) fn settle(&mut self) -> Result<Vec<Arc<Layer>>, StoreFault> {
+        self.store.refresh()?;
+        // What was found with the help of the settled layer must be found again without it.
+        self.leaving = Default::default();
+        self.leaving_marks.clear();
+        self.cursor = [None; 2];
+        self.loading = None;
+        let mut old: Vec<Arc<Layer>> = self.settled.take().into_iter().collect();
+        match self.frozen.take() {
+            Some(layer) if layer.cells.len() <= SETTLED_MAX => self.settled = Some(layer),
+            layer => old.extend(layer),
+        }
+        Ok(old)
+    }
+}

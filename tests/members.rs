@@ -1,0 +1,230 @@
+//! Who belongs to a cluster: wiped, foreign and shared directories, nodes that join, and nodes
+//! that were away for long.
+
+mod support;
+
+use std::time::Duration;
+use support::agree::assert_same_state;
+use support::cluster::Cluster;
+use support::node::{Node, binary};
+use support::receiver::Receiver;
+use support::work::{spread, submit_surely, task, wait_all_done};
+use support::{now_ms, seconds, serial, wait_for};
+
+/// Asserts that a cluster takes a task through a node, and delivers it.
+#[track_caller]
+fn assert_works(cluster: &Cluster, through: u64, id: &str, receiver: &Receiver) {
+    let mut client = cluster.client(through);
+    submit_surely(
+        &mut client,
+        &task(id, now_ms() + 300, &receiver.url),
+        seconds(10),
+    );
+    wait_for("its delivery", seconds(15), || {
+        receiver.times().get(id).copied()
+    });
+}
+
+#[test]
+fn a_wiped_and_a_foreign_directory_are_refused() {
+    let _one = serial();
+    let receiver = Receiver::start();
+    let mut cluster = Cluster::new(3).fast().start();
+    assert_works(&cluster, 2, "before", &receiver);
+
+    cluster.node(2).kill();
+    cluster.node(2).wipe();
+    cluster.node(2).start();
+    let began = now_ms();
+    let status = cluster.node(2).exits(seconds(10));
+    println!("the wiped node ended after {} ms", now_ms() - began);
+    assert_eq!(status.code(), Some(1));
+    let said = cluster.node(2).said();
+    assert!(said.contains("known with another data directory"), "{said}");
+    assert!(
+        said.contains("start with a new --id and --join"),
+        "the way out: {said}"
+    );
+    assert_works(&cluster, 1, "without-2", &receiver);
+    assert_works(&cluster, 3, "without-2-either", &receiver);
+
+    cluster.node(3).kill();
+    let (own, foreign) = (cluster.node(2).dir.clone(), cluster.node(3).dir.clone());
+    cluster.node(2).dir = foreign;
+    cluster.node(2).start();
+    let status = cluster.node(2).exits(seconds(10));
+    assert_eq!(status.code(), Some(1));
+    let said = cluster.node(2).said();
+    assert!(said.contains("belongs to node 3"), "{said}");
+    cluster.node(2).dir = own;
+
+    cluster.node(3).start();
+    cluster.wait_ready();
+    assert_works(&cluster, 3, "after", &receiver);
+    assert_same_state(&cluster);
+}
+
+#[test]
+fn a_directory_is_used_once_at_a_time() {
+    let _one = serial();
+    let receiver = Receiver::start();
+    let cluster = Cluster::new(1).fast().start();
+    let mut second = Node::new(cluster.root(), 1);
+    second.start();
+    assert_eq!(second.exits(seconds(10)).code(), Some(1));
+    let said = second.said();
+    assert!(
+        said.contains("another process uses this directory"),
+        "{said}"
+    );
+    assert_works(&cluster, 1, "still", &receiver);
+}
+
+#[test]
+fn nodes_join_while_tasks_go_on() {
+    const COUNT: u64 = 600;
+    let _one = serial();
+    let receiver = Receiver::start();
+    let mut cluster = Cluster::new(3).fast().start();
+    let from = now_ms() + 1_500;
+    let url = &receiver.url;
+    let tasks: Vec<_> = (0..COUNT)
+        .map(|n| task(&format!("t-{n}"), from + n * 10, url))
+        .collect();
+    spread(cluster.clients(), &tasks);
+
+    let mut fourth = Node::new(cluster.root(), 4);
+    fourth.args = vec!["--join".into(), cluster.nodes[1].peer.to_string()];
+    fourth.env = vec![("HOROLOG_RAFT_TIMING".into(), "fast".into())];
+    fourth.start();
+    cluster.nodes.push(fourth);
+    wait_for("node 4 as a voter", seconds(20), || {
+        let shown = binary()
+            .args(["cluster", "status", "--json", "--server"])
+            .arg(format!("http://{}", cluster.nodes[2].http))
+            .output()
+            .unwrap();
+        let view: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
+        let nodes = view["nodes"].as_array()?;
+        let fourth = nodes.iter().find(|node| node["id"] == 4)?;
+        (fourth["role"] == "follower" && fourth["alive"] == true).then_some(())
+    });
+    cluster.wait_ready();
+
+    // It waits to be taken in by an operator: its list holds the cluster and itself.
+    let mut fifth = Node::new(cluster.root(), 5);
+    let mut list: Vec<String> = cluster
+        .nodes
+        .iter()
+        .map(|n| format!("{}={}", n.id, n.peer))
+        .collect();
+    list.push(format!("5={}", fifth.peer));
+    fifth.args = vec!["--cluster".into(), list.join(",")];
+    fifth.env = vec![("HOROLOG_RAFT_TIMING".into(), "fast".into())];
+    fifth.start();
+    let peer = fifth.peer.to_string();
+    cluster.nodes.push(fifth);
+    let body = serde_json::json!({ "id": 5, "peer": peer, "promote": false });
+    let mut client = cluster.client(3);
+    let view = wait_for("node 5 as a learner", seconds(20), || {
+        let answer = client.post("/v1/cluster/nodes", &body).ok()?;
+        answer.is_ok().then(|| answer.json())
+    });
+    let roles: Vec<_> = view["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n["role"].clone())
+        .collect();
+    assert_eq!(roles[4], "learner", "{view}");
+
+    receiver.wait_tasks(COUNT as usize, seconds(30));
+    cluster.wait_ready();
+    assert_works(&cluster, 4, "through-4", &receiver);
+    assert_works(&cluster, 5, "through-5", &receiver);
+    wait_all_done(cluster.clients(), COUNT + 2, seconds(20));
+    assert_eq!(receiver.count() as u64, COUNT + 2, "nobody was disturbed");
+    receiver.assert_sound();
+    assert_same_state(&cluster);
+
+    // Four voters bear the loss of one, whoever it is.
+    let leader = cluster.wait_ready();
+    cluster.node(leader).kill();
+    let other = if leader == 4 { 1 } else { 4 };
+    assert_works(&cluster, other, "after-a-loss", &receiver);
+}
+
+#[test]
+fn a_node_that_was_away_catches_up_by_snapshot() {
+    let _one = serial();
+    let receiver = Receiver::start();
+    let mut cluster = Cluster::new(3)
+        .fast()
+        .set("HOROLOG_RAFT_SNAPSHOT_ENTRIES", 200)
+        .set("HOROLOG_RAFT_KEPT_ENTRIES", 20)
+        .start();
+    let leader = cluster.wait_ready();
+    let away = leader % 3 + 1;
+    cluster.node(away).kill();
+    let mut client = cluster.client(leader);
+    let mut count = 0;
+    let mut submit_for = |client: &mut support::http::Client, span: Duration| {
+        let until = now_ms() + span.as_millis() as u64;
+        while now_ms() < until {
+            // Half of them fire while the node is away, half later.
+            let due = now_ms() + if count % 2 == 0 { 100 } else { 6_000 };
+            submit_surely(
+                client,
+                &task(&format!("t-{count}"), due, &receiver.url),
+                seconds(10),
+            );
+            count += 1;
+        }
+        count
+    };
+    let purged = |cluster: &Cluster| {
+        let view = cluster.view(leader);
+        let nodes = view["nodes"].as_array().unwrap().clone();
+        let own = nodes.into_iter().find(|n| n["id"] == leader).unwrap();
+        (
+            own["checkpoint"].as_u64().unwrap(),
+            own["last_applied"].as_u64().unwrap(),
+        )
+    };
+    let began = now_ms();
+    while purged(&cluster).0 < 400 {
+        assert!(now_ms() - began < 40_000, "no snapshot was made");
+        submit_for(&mut client, seconds(1));
+    }
+    let (checkpoint, applied) = purged(&cluster);
+    cluster.node(away).start();
+    let count = submit_for(&mut client, seconds(2));
+    cluster.wait_ready();
+    let view = cluster.view(away);
+    println!("snapshot at {checkpoint} of {applied}; {count} tasks; node {away} is back");
+    receiver.wait_tasks(count, seconds(30));
+    wait_all_done(cluster.clients(), count as u64, seconds(20));
+    assert_same_state(&cluster);
+    assert_eq!(receiver.count(), count, "nobody was disturbed");
+    let said = cluster.node(away).said();
+    assert!(said.contains("took in a snapshot"), "{view}: {said}");
+
+    // From a snapshot and the log behind it: the same state, and nothing fires again.
+    for id in 1..=3 {
+        cluster.node(id).kill();
+    }
+    for id in 1..=3 {
+        cluster.node(id).start();
+    }
+    cluster.wait_ready();
+    assert_works(&cluster, away, "after", &receiver);
+    wait_all_done(cluster.clients(), count as u64 + 1, seconds(20));
+    let compared = assert_same_state(&cluster);
+    println!("after a restart from snapshots: equal at {compared} indexes");
+    assert_eq!(
+        receiver.count(),
+        count + 1,
+        "nothing that was done fires again"
+    );
+    receiver.assert_sound();
+}
