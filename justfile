@@ -20,6 +20,10 @@ lint:
 test *args:
     cargo test {{args}}
 
+# The property tests, a hundred times as many cases, drawn at random.
+thorough times="100":
+    THOROUGH={{times}} cargo test --release --lib
+
 # The documentation of the code, private items too.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items

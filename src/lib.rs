@@ -13,3 +13,6 @@ pub mod node;
 pub mod raft;
 pub mod state;
 pub mod wheel;
+
+#[cfg(test)]
+mod thorough;

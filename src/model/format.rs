@@ -268,7 +268,7 @@ fn a_length_beyond_all_bounds_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(crate::thorough::cases(1_000))]
 
     #[test]
     fn random_bytes_are_refused_calmly(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0u16..32) {

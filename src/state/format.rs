@@ -108,7 +108,7 @@ fn framed((kind, body): (u8, &[u8])) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(crate::thorough::cases(300))]
 
     #[test]
     fn random_bytes_are_refused_calmly(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

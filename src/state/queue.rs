@@ -2,10 +2,12 @@
 //!
 //! The wheel's entries are dropped lazily: one counts only while its record agrees. To know, the
 //! record must be in memory, and that is `prepare`'s work: it moves entries from the wheel to the
-//! front until the fold has enough living ones. What the fold takes depends only on which entries
-//! live, never on how far the wheel has turned, nor on where the records were.
+//! front until the fold has enough living ones. Nothing in the wheel precedes anything in front, so
+//! what was prepared is what comes first. What the fold takes depends only on which entries live,
+//! never on how far the wheel has turned, nor on where the records were.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use crate::model::{Seq, Time};
 use crate::wheel::{Slot, Wheel};
@@ -37,7 +39,10 @@ impl Queue {
     }
 
     pub(crate) fn insert(&mut self, at: Time, seq: Seq) {
-        self.wheel.insert(at.0, seq.0);
+        match self.front.last() {
+            Some(last) if (at, seq) < *last => drop(self.front.insert((at, seq))),
+            _ => self.wheel.insert(at.0, seq.0),
+        }
     }
 
     /// One entry no longer counts.
@@ -81,18 +86,23 @@ impl Queue {
             .collect()
     }
 
-    /// Puts an entry in front that was pulled and found alive.
-    pub(crate) fn ready(&mut self, at: Time, seq: Seq) {
-        self.front.insert((at, seq));
+    /// Puts an entry in front that was pulled and found alive; says whether it is new there. The
+    /// wheel has it twice when a task went away from an instant and came back to it.
+    pub(crate) fn ready(&mut self, at: Time, seq: Seq) -> bool {
+        self.front.insert((at, seq))
     }
 
-    /// The first entries in front, up to an instant.
-    pub(crate) fn front(&self, until: Time, max: usize) -> Vec<(Time, Seq)> {
-        self.front
-            .range(..=(until, Seq(u64::MAX)))
-            .take(max)
-            .copied()
-            .collect()
+    /// The entry in front that follows another, up to an instant.
+    pub(crate) fn front_after(
+        &self,
+        last: Option<(Time, Seq)>,
+        until: Time,
+    ) -> Option<(Time, Seq)> {
+        let from = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let to = Bound::Included((until, Seq(u64::MAX)));
+        // A range that begins beyond its end is a panic.
+        let within = last.is_none_or(|(at, _)| at <= until);
+        within.then(|| self.front.range((from, to)).next().copied())?
     }
 
     /// An entry in front that turned out to be dead.
@@ -137,18 +147,19 @@ impl Queue {
             if due.is_empty() {
                 return false;
             }
-            let mut stopped = false;
-            for (at, seq) in due {
-                match sign(at, seq) {
-                    Sign::Unknown => {
-                        stopped = true;
-                        self.wheel.insert(at.0, seq.0);
-                    }
-                    Sign::Alive => drop(self.front.insert((at, seq))),
-                    Sign::Dead => {}
+            let mut due = due.into_iter();
+            let unknown = due.find(|(at, seq)| match sign(*at, *seq) {
+                Sign::Unknown => true,
+                Sign::Alive => {
+                    self.front.insert((*at, *seq));
+                    false
                 }
-            }
-            if stopped {
+                Sign::Dead => false,
+            });
+            if let Some(first) = unknown {
+                for (at, seq) in std::iter::once(first).chain(due) {
+                    self.wheel.insert(at.0, seq.0);
+                }
                 return true;
             }
         }

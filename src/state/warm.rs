@@ -78,7 +78,11 @@ impl Table {
         counts: fn(&Record, Time) -> bool,
     ) -> Warmed {
         let mut ready = 0;
-        for (at, seq) in queue.front(until, enough) {
+        let mut last = None;
+        while ready < enough
+            && let Some((at, seq)) = queue.front_after(last, until)
+        {
+            last = Some((at, seq));
             self.warm_seq(seq)?;
             match self.sign(seq, |record| counts(record, at)) {
                 Sign::Alive => ready += 1,
@@ -92,8 +96,8 @@ impl Table {
             }
             for (at, seq) in due {
                 self.warm_seq(seq)?;
-                if self.sign(seq, |record| counts(record, at)) == Sign::Alive {
-                    queue.ready(at, seq);
+                let alive = self.sign(seq, |record| counts(record, at)) == Sign::Alive;
+                if alive && queue.ready(at, seq) {
                     ready += 1;
                 }
             }

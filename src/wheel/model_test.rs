@@ -119,7 +119,7 @@ impl Pair {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(crate::thorough::cases(300))]
 
     #[test]
     fn the_wheel_is_a_sorted_set_with_a_hand(

@@ -144,7 +144,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, u64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(crate::thorough::cases(60))]
 
     #[test]
     fn redb_agrees_with_the_model(steps in steps()) {
@@ -154,7 +154,7 @@ proptest! {
 
 #[cfg(feature = "sled")]
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(crate::thorough::cases(20))]
 
     #[test]
     fn sled_agrees_with_the_model(steps in steps()) {
