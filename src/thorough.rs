@@ -11,6 +11,7 @@ use proptest::test_runner::RngSeed;
 const SEED: u64 = 1;
 
 pub(crate) fn cases(usual: u32) -> ProptestConfig {
+    #[allow(clippy::disallowed_methods)] // a test asks its caller
     let asked = std::env::var("THOROUGH").ok();
     let times = asked.map(|times| times.parse::<u32>().expect("THOROUGH is a number"));
     ProptestConfig {

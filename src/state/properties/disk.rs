@@ -322,9 +322,9 @@ fn a_flipped_bit_is_harmless_or_told() {
             );
             verified += 1;
         }
-        // Closing writes the map of free pages, and redb panics over a bent one.
-        let closing = AssertUnwindSafe(|| drop(store));
-        refused += u32::from(catch_unwind(closing).is_err());
+        // Closing writes the map of free pages, and redb panics over a bent one, even while it
+        // unwinds from that; so it is not closed.
+        std::mem::forget(store);
     }
     println!("{} bytes of {}", written.len(), whole.len());
     println!("300 flips: {refused} refused on reading, {verified} found by verifying only");
