@@ -7,6 +7,8 @@
 pub mod api;
 pub mod cli;
 pub mod executor;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod log;
 pub mod model;
 pub mod node;

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module, floor.
-const FLOORS: [(&str, u8); 9] = [
+const FLOORS: [(&str, u8); 10] = [
     ("model", 1),
     ("wheel", 2),
     ("log", 2),
@@ -18,6 +18,7 @@ const FLOORS: [(&str, u8); 9] = [
     ("api", 6),
     ("node", 7),
     ("cli", 8),
+    ("fuzz", 9),
 ];
 
 /// Although it is on a lower floor: the wheel speaks ticks and does not know what a task is.

@@ -22,6 +22,8 @@ mod cluster;
 mod dto;
 mod explain;
 mod explain_words;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod health;
 mod history;
 mod idle;
@@ -55,6 +57,9 @@ pub use old_fields::{Compat, CompatStatus};
 pub use problem::{Kind, Problem};
 pub use routes::router;
 pub use settings::ApiSettings;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use fuzz::read_anything;
 
 use crate::model::{Clock, Http};
 use crate::raft::Cluster;

@@ -43,6 +43,7 @@ pub use engine_redb::RedbEngine;
 pub use engine_sled::SledEngine;
 pub use entry::{Entry, HEADER_BYTES, Kind, PAYLOAD_BYTES_MAX, Position};
 pub use fault::LogFault;
+pub use head::Head;
 pub use identity::{DirLock, Identity};
 pub use state::{Done, QUEUE_BYTES_MAX, QUEUE_REQUESTS_MAX};
 pub use store::{EngineKind, LogStatus, LogStore};

@@ -45,3 +45,5 @@ pub use start::{Options, Running, StartError, start};
 pub use timing::Timing;
 pub use upkeep::Cadence;
 pub use view::{ClusterView, NodeView, ShardView};
+#[cfg(any(test, fuzzing))]
+pub(crate) use wire::read_anything;

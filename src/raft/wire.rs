@@ -253,3 +253,31 @@ pub(crate) enum Chunked {
 pub(crate) fn snapshot_response(response: &SnapshotResponse<Types>) -> Chunked {
     Chunked::Installed((&response.vote).into())
 }
+
+/// Reads some bytes as each of the formats in turn; what was accepted is written alike.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_anything(bytes: &[u8]) {
+    if let Ok(request) = read_append_request(bytes) {
+        assert_eq!(append_request(&request), bytes);
+    }
+    if let Ok(response) = read_append_response(bytes) {
+        assert_eq!(append_response(&response), bytes);
+    }
+    if let Ok(request) = read_vote_request(bytes) {
+        assert_eq!(vote_request(&request), bytes);
+    }
+    if let Ok(response) = read_vote_response(bytes) {
+        assert_eq!(vote_response(&response), bytes);
+    }
+    if let Ok(request) = read_transfer_request(bytes) {
+        assert_eq!(transfer_request(&request), bytes);
+    }
+    let _ = decode::<Chunk>(bytes);
+    let _ = decode::<Chunked>(bytes);
+    let _ = decode::<Ping>(bytes);
+    let _ = decode::<Propose>(bytes);
+    let _ = decode::<Verdict>(bytes);
+    let _ = decode::<Withdraw>(bytes);
+    let _ = decode::<Release>(bytes);
+    let _ = decode::<Join>(bytes);
+}

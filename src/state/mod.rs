@@ -40,7 +40,7 @@ mod audit;
 #[cfg(test)]
 mod format;
 #[cfg(test)]
-mod properties;
+pub(crate) mod properties;
 #[cfg(test)]
 mod tests;
 

@@ -10,6 +10,7 @@ mod script;
 mod watch;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 
 use super::{Checkpoint, MemoryStore, RedbStore, State, StateHash};
 use crate::model::{Batch, Change, Outcome};
@@ -193,4 +194,12 @@ fn the_scripts_reach_every_stage_every_event_and_every_answer() {
         seen.add(&writer);
     }
     seen.assert_complete();
+}
+
+/// A log with a bit of everything, the same each time.
+pub(crate) fn sample_log() -> Vec<Vec<u8>> {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let trees = (0..8).map(|_| steps().new_tree(&mut runner).unwrap());
+    let logs = trees.map(|tree| script::log(&tree.current()));
+    logs.max_by_key(Vec::len).unwrap()
 }
