@@ -40,6 +40,8 @@ pub struct Numbers {
     pub checkpoint_age_seconds: u64,
     /// Of this node's log on disk.
     pub log_bytes: u64,
+    /// In this node's log; what was purged is not among them.
+    pub log_entries: u64,
     /// Access-log lines that a slow disk cost.
     pub access_lines_dropped: u64,
 }
@@ -117,6 +119,13 @@ impl Collector for Metrics {
         )?;
         let help = "Bytes of the log on disk, free pages included";
         gauge(&mut encoder, "horolog_log_bytes", help, numbers.log_bytes)?;
+        let help = "Entries in the log, those that were purged not among them";
+        gauge(
+            &mut encoder,
+            "horolog_log_entries",
+            help,
+            numbers.log_entries,
+        )?;
         let help = "Access log lines dropped because the disk was slow";
         let name = "horolog_access_lines_dropped";
         let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -163,6 +172,7 @@ mod tests {
             apply_index: 42,
             checkpoint_age_seconds: 17,
             log_bytes: 4_096,
+            log_entries: 40,
             ..Numbers::default()
         };
         let mut registry = Registry::default();
@@ -182,6 +192,7 @@ mod tests {
             "horolog_checkpoint_index 0",
             "horolog_checkpoint_age_seconds 17",
             "horolog_log_bytes 4096",
+            "horolog_log_entries 40",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

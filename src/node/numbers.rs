@@ -8,6 +8,7 @@ use crate::raft::{COMMIT_BOUNDS, Cluster};
 /// Reads everything once.
 pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&AccessLog>) -> Numbers {
     let attempts = executor.metrics();
+    let log = cluster.log_status();
     let commits = cluster.commits();
     let (tasks, apply_index) = cluster.state().read(|s| (s.stats(None), s.applied()));
     let buckets: Vec<(f64, u64)> = COMMIT_BOUNDS.into_iter().zip(commits.buckets).collect();
@@ -23,7 +24,8 @@ pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&Acces
         apply_index,
         checkpoint_index: cluster.checkpoint(),
         checkpoint_age_seconds: cluster.checkpoint_age().as_secs(),
-        log_bytes: cluster.log_status().bytes,
+        log_bytes: log.bytes,
+        log_entries: log.entries,
         access_lines_dropped: access.map_or(0, |log| log.dropped() as u64),
     }
 }

@@ -11,6 +11,7 @@ use super::peer::{Peers, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
+use super::sending::Sending;
 use super::snapshots::Snapshots;
 use super::timing::Timing;
 use super::types::{Member, Raft};
@@ -49,6 +50,7 @@ pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) rim: Arc<dyn Rim>,
     pub(crate) snapshots: Snapshots,
+    pub(crate) sending: Arc<Sending>,
     pub(crate) receiving: Mutex<Receiving>,
     /// The clock is off: this node neither leads nor starts anything.
     pub(crate) skewed: AtomicBool,

@@ -4,7 +4,7 @@
 //! cluster.rs   what the floors above use: decide, barrier, view, add
 //!   proposer.rs   batches events into entries, on the leader
 //!   duties.rs     what a leader does: owners, triggers (lead.rs), retention
-//! machine.rs   entries into the fold, effects to the rim; snapshots.rs, receive.rs
+//! machine.rs   entries into the fold, effects to the rim; snapshots.rs, sending.rs, receive.rs
 //! storage.rs   entries into the log
 //! peer/        framed calls between nodes; network.rs and service.rs speak openraft over them
 //! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
@@ -23,6 +23,7 @@ mod peer;
 mod proposer;
 mod receive;
 mod rim;
+mod sending;
 mod service;
 mod snapshots;
 mod start;

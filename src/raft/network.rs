@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::peer::{CallError, Lane, Peers};
+use super::sending::Sending;
 use super::snapshots::{SnapshotData, write_out};
 use super::types::{LeaderId, Member, Types, Vote};
 use super::wire::{self, Chunk, Chunked};
@@ -26,14 +27,18 @@ const CHUNK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Makes connections to peers for openraft.
 #[derive(Clone)]
-pub(crate) struct Factory(pub(crate) Arc<Peers>);
+pub(crate) struct Factory {
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) sending: Arc<Sending>,
+}
 
 impl RaftNetworkFactory<Types> for Factory {
     type Network = Peer;
 
     async fn new_client(&mut self, target: NodeId, node: &Member) -> Peer {
         Peer {
-            peers: self.0.clone(),
+            peers: self.peers.clone(),
+            sending: self.sending.clone(),
             node: target,
             address: node.peer.clone(),
         }
@@ -43,6 +48,7 @@ impl RaftNetworkFactory<Types> for Factory {
 /// One peer, as openraft calls it.
 pub(crate) struct Peer {
     peers: Arc<Peers>,
+    sending: Arc<Sending>,
     node: NodeId,
     address: String,
 }
@@ -87,6 +93,7 @@ impl Peer {
         let joined = |e: tokio::task::JoinError| io(std::io::Error::other(e));
         let written = tokio::task::spawn_blocking(move || write_out(snapshot));
         let (path, index) = written.await.map_err(joined)?.map_err(io)?;
+        let _sent = self.sending.begin(index);
         let mut file = std::fs::File::open(&path).map_err(io)?;
         // The file lives as long as it is open.
         std::fs::remove_file(&path).map_err(io)?;

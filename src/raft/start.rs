@@ -18,6 +18,7 @@ use super::peer::{Network, Peers, Secret, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
+use super::sending::Sending;
 use super::service::Service;
 use super::snapshots::Snapshots;
 use super::storage::Storage;
@@ -169,6 +170,7 @@ fn build(
         registry: Registry::default(),
         rim,
         snapshots,
+        sending: Sending::new(options.clock.clone()),
         receiving: Mutex::new(Receiving::default()),
         skewed: AtomicBool::new(false),
         skew_us: AtomicI64::new(0),
@@ -233,7 +235,10 @@ async fn run_raft(inner: &Inner, machine: Machine) -> Result<Raft, StartError> {
     let raft = Raft::new(
         inner.node,
         Arc::new(config),
-        Factory(inner.peers.clone()),
+        Factory {
+            peers: inner.peers.clone(),
+            sending: inner.sending.clone(),
+        },
         Storage(inner.log.clone()),
         machine,
     );

@@ -162,8 +162,10 @@ pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
         let now = inner.clock.steady();
         let old = now.saturating_sub(made_at) >= age.std() && inner.state.read(|s| s.dirty() > 0);
         // Purging first: under load there is always a reason for the next checkpoint.
-        if snapshot.saturating_sub(purged) >= kept.saturating_mul(2).max(1) {
-            let _ = raft.trigger().purge_log(snapshot - kept).await;
+        let needed = inner.sending.needed_behind().unwrap_or(u64::MAX);
+        let upto = snapshot.saturating_sub(kept).min(needed);
+        if upto.saturating_sub(purged) >= kept.max(1) {
+            let _ = raft.trigger().purge_log(upto).await;
         } else if applied.saturating_sub(snapshot) >= entries || folded - bytes_then >= bytes || old
         {
             (bytes_then, made_at) = (folded, now);

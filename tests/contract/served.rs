@@ -293,6 +293,7 @@ fn the_numbers_are_open_metrics() {
         ("horolog_checkpoint_index", "gauge"),
         ("horolog_checkpoint_age_seconds", "gauge"),
         ("horolog_log_bytes", "gauge"),
+        ("horolog_log_entries", "gauge"),
     ] {
         assert_eq!(
             after.get(name).map(|f| f.kind.as_str()),

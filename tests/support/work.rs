@@ -119,6 +119,23 @@ pub fn wait_all_done(clients: Vec<Client>, count: u64, within: Duration) {
     }
 }
 
+/// A number that a node shows in its metrics.
+#[track_caller]
+pub fn metric(client: &mut Client, name: &str) -> u64 {
+    let page = client.get("/metrics").unwrap().text();
+    let line = page
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{name} ")));
+    let number = line.and_then(|n| n.parse().ok());
+    number.unwrap_or_else(|| panic!("{name} is not in\n{page}"))
+}
+
+/// Whether a node has purged a good part of its log: whoever needs that part takes a snapshot.
+pub fn is_purged(client: &mut Client) -> bool {
+    let folded = metric(client, "horolog_apply_index");
+    metric(client, "horolog_log_entries") < folded / 2
+}
+
 /// Tasks that were begun more than once, with the kinds of their events.
 pub fn repeated(client: &mut Client) -> BTreeMap<String, Vec<String>> {
     let again = |task: &Value| task["attempt"].as_u64().unwrap_or(0) > 1;
