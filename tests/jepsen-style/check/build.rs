@@ -108,6 +108,13 @@ impl Build {
         &mut line.expect("it was answered")["value"]
     }
 
+    /// Lets an operation concern all applications.
+    pub fn unnamed(&mut self, op: u64) {
+        for line in self.history.iter_mut().filter(|line| line["op"] == op) {
+            line.as_object_mut().unwrap().remove("app");
+        }
+    }
+
     /// Drops an operation.
     pub fn forget(&mut self, op: u64) {
         self.history.retain(|line| line["op"] != op);

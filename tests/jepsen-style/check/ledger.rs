@@ -30,23 +30,6 @@ const REPORTED_WITHIN_MS: u64 = 60_000;
 
 pub fn check(run: &Run, folded: &Folded) -> Verdict {
     let mut found = Findings::default();
-    if folded.last == 0 {
-        found.undecided(|| "without the log nobody knows which attempts were begun".into());
-        return found.verdict(NAME);
-    }
-    let mut known: Vec<(&Delivery, &Attempt)> = Vec::new();
-    for delivery in &run.sink {
-        match attempt(folded, delivery) {
-            Some(attempt) => known.push((delivery, attempt)),
-            None => found.check(false, || {
-                format!("I-4: {}: the log never began it", name(delivery))
-            }),
-        }
-    }
-    for (delivery, attempt) in &known {
-        as_begun(run, delivery, attempt, &mut found);
-        as_reported(folded, delivery, attempt, &mut found);
-    }
     let mut by_key: BTreeMap<&Key, Vec<&Delivery>> = BTreeMap::new();
     for delivery in &run.sink {
         by_key.entry(&delivery.key).or_default().push(delivery);
@@ -54,21 +37,71 @@ pub fn check(run: &Run, folded: &Folded) -> Verdict {
     let mut stale = 0;
     for deliveries in by_key.values() {
         stale += fences(run, deliveries, &mut found);
-        overlaps(folded, deliveries, &mut found);
     }
     cancels(run, &by_key, folded, &mut found);
-    outcomes(folded, &by_key, &mut found);
-    lateness(run, &known, &mut found);
-    let mut again: BTreeMap<&str, u64> = BTreeMap::new();
-    for (_, attempt) in known.iter().filter(|(_, attempt)| attempt.number > 1) {
-        *again.entry(attempt.why).or_default() += 1;
+    match folded.last {
+        0 => without_log(run, &mut found),
+        _ => with_log(run, &by_key, folded, &mut found),
     }
     found.note(format!(
-        "{} deliveries of {} tasks, {stale} that a fence tells; beyond the first attempt: {again:?}",
+        "{} deliveries of {} tasks, {stale} that a fence tells",
         run.sink.len(),
         by_key.len()
     ));
     found.verdict(NAME)
+}
+
+/// Every delivery against the attempt that the log began.
+fn with_log(
+    run: &Run,
+    by_key: &BTreeMap<&Key, Vec<&Delivery>>,
+    folded: &Folded,
+    found: &mut Findings,
+) {
+    let mut known: Vec<(&Delivery, &Attempt)> = Vec::new();
+    let mut again: BTreeMap<&str, u64> = BTreeMap::new();
+    for delivery in &run.sink {
+        let attempt = attempt(folded, delivery);
+        found.check(attempt.is_some(), || {
+            format!("I-4: {}: the log never began it", name(delivery))
+        });
+        let Some(attempt) = attempt else { continue };
+        as_begun(run, delivery, attempt, found);
+        as_reported(folded, delivery, attempt, found);
+        known.push((delivery, attempt));
+        *again.entry(attempt.why).or_default() += u64::from(attempt.number > 1);
+    }
+    for deliveries in by_key.values() {
+        overlaps(folded, deliveries, found);
+    }
+    outcomes(folded, by_key, found);
+    lateness(run, &known, found);
+    found.note(format!("beyond the first attempt, begun as: {again:?}"));
+}
+
+/// Where the beginning of the log was purged, each delivery says itself when its task was due;
+/// only "run now" is allowed to come before that.
+fn without_log(run: &Run, found: &mut Findings) {
+    found.undecided(|| "whether the log began each attempt: its beginning was purged".into());
+    let run_now: BTreeSet<&Key> = run
+        .ops
+        .iter()
+        .filter(|op| op.f == "run")
+        .filter_map(|op| op.key.as_ref())
+        .collect();
+    let bulk = |op: &&Op| op.f == "bulk" && op.asked["action"] == "run";
+    let apps: BTreeSet<&str> = run
+        .ops
+        .iter()
+        .filter(bulk)
+        .filter_map(|op| op.app.as_deref())
+        .collect();
+    for delivery in &run.sink {
+        let (app, _) = &delivery.key;
+        if !run_now.contains(&delivery.key) && !apps.contains(app.as_str()) {
+            not_early(run, delivery, delivery.due_ms, found);
+        }
+    }
 }
 
 fn name(delivery: &Delivery) -> String {
@@ -106,21 +139,24 @@ fn as_begun(run: &Run, delivery: &Delivery, attempt: &Attempt, found: &mut Findi
             )
         },
     );
+    not_early(run, delivery, attempt.at, found);
+    found.check(attempt.ending != Ending::Withdrawn, || {
+        format!("I-18: {}: its attempt was withdrawn", name(delivery))
+    });
+}
+
+fn not_early(run: &Run, delivery: &Delivery, at_ms: u64, found: &mut Findings) {
     let slack = match clocks_differ(run, delivery.t_us) {
         true => CLOCKS_DIFFER_US,
         false => 0,
     };
-    let at_us = attempt.at * 1_000;
+    let at_us = at_ms * 1_000;
     found.check(delivery.t_us + slack >= at_us, || {
         format!(
-            "I-7: {}: {} us early; begun by the log at index {}",
+            "I-7: {}: {} us early",
             name(delivery),
-            at_us - delivery.t_us,
-            attempt.index
+            at_us - delivery.t_us
         )
-    });
-    found.check(attempt.ending != Ending::Withdrawn, || {
-        format!("I-18: {}: its attempt was withdrawn", name(delivery))
     });
 }
 
@@ -202,9 +238,20 @@ fn cancels(
     folded: &Folded,
     found: &mut Findings,
 ) {
+    let run_now = |key: &Key| {
+        let mut ops = run.ops.iter().filter(|op| op.f == "run" || op.f == "bulk");
+        ops.any(|op| {
+            op.key
+                .as_ref()
+                .map_or(op.app.as_ref() == Some(&key.0), |own| own == key)
+        })
+    };
+    let has_log = folded.last > 0;
     let cancels = run.ops.iter().filter(|op| op.f == "cancel" && op.is_ok());
     for op in cancels {
-        let Some(key) = &op.key else { continue };
+        let Some(key) = op.key.as_ref().filter(|key| has_log || !run_now(key)) else {
+            continue;
+        };
         let index = cancelled_at(op, folded);
         let after = by_key.get(key).into_iter().flatten().filter(|delivery| {
             // What was begun by a later "run now" is meant.
@@ -215,7 +262,7 @@ fn cancels(
         // Held up since before the cancel: the fence tells, and the attempt had lost its owner.
         let lost = |delivery: &Delivery| {
             let ending = attempt(folded, delivery).map(|attempt| attempt.ending);
-            matches!(ending, Some(Ending::Redispatched | Ending::Deadline))
+            (!has_log || matches!(ending, Some(Ending::Redispatched | Ending::Deadline)))
                 && run.disturbed(op.began_us.saturating_sub(FELT_US), delivery.t_us)
         };
         let first = after.iter().find(|delivery| !lost(delivery));
@@ -331,6 +378,24 @@ mod tests {
         early.fails(NAME, "I-7: delivery of app/a");
         let retry = Build::but(|b| b.delivery("c", 3)["t"] = json!(us(2_004)));
         retry.fails(NAME, "I-7: delivery of app/c, attempt 3");
+    }
+
+    #[test]
+    fn without_a_whole_log_the_rest_is_looked_at() {
+        let purged = |change: fn(&mut Build)| {
+            Build::but(|b| {
+                b.log.drain(..5);
+                change(b);
+            })
+        };
+        let verdict = purged(|_| {}).verdict(NAME);
+        assert!(verdict.ok && verdict.undecided == 1, "{verdict:?}");
+        let early = purged(|b| b.delivery("a", 1)["t"] = json!(us(999)));
+        early.fails(NAME, "I-7: delivery of app/a");
+        let cancelled = purged(|b| b.deliver("b", 1, fence(1, 1), 5_200, 5_200, 200));
+        cancelled.fails(NAME, "I-18: op 2 cancel app/b");
+        let twice = purged(|b| b.deliver("a", 1, fence(1, 1), 1_000, 1_010, 200));
+        twice.fails(NAME, "I-17: delivery of app/a");
     }
 
     #[test]

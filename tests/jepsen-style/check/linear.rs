@@ -124,6 +124,8 @@ impl Place {
 /// An operation on one task, as the search sees it.
 struct Step<'a> {
     op: &'a Op,
+    /// What was asked of this task.
+    asked: &'a Value,
     /// `bulk` and `list` come down to one of the other kinds.
     f: &'a str,
     answer: &'a Value,
@@ -161,7 +163,7 @@ impl Step<'_> {
     /// 404, 409 and 412 say something about the task; other refusals do not.
     fn refused(&self, place: Place) -> Option<Place> {
         let status = self.answer["status"].as_u64().unwrap_or(0);
-        let fenced = !self.op.asked["fence"].is_null();
+        let fenced = !self.asked["fence"].is_null();
         match (status, self.f) {
             (404, _) => (!place.is_there()).then_some(place),
             (409, "submit") => (place.is_there() && place.content != self.content).then_some(place),
@@ -207,10 +209,10 @@ impl Step<'_> {
 
     /// When it is due at least, and whether exactly then. A delay counts by the leader's clock.
     fn due(&self, now_ms: u64) -> (u64, bool) {
-        match instant(&self.op.asked["due_at"]) {
+        match instant(&self.asked["due_at"]) {
             Some(due) => (due, true),
             None => {
-                let delay = span(&self.op.asked["delay"]).unwrap_or(0);
+                let delay = span(&self.asked["delay"]).unwrap_or(0);
                 ((now_ms + delay).saturating_sub(AHEAD_US / 1_000), false)
             }
         }
@@ -218,7 +220,7 @@ impl Step<'_> {
 
     /// Goes where the table says, from every stage from which it says so.
     fn moved(&self, place: Place, verb: &str) -> Option<Place> {
-        let again = self.op.asked["again"] == true;
+        let again = self.asked["again"] == true;
         let mut to = 0;
         for stage in names(place.stages) {
             to |= match table(verb, stage).split_once(' ') {
@@ -240,7 +242,7 @@ impl Step<'_> {
     }
 
     fn changed(&self, mut place: Place) -> Option<Place> {
-        let asked = &self.op.asked;
+        let asked = &self.asked;
         let before = place.clone();
         if !asked["due_at"].is_null() || !asked["delay"].is_null() {
             place.due_ms = self.due(self.op.began_us / 1_000);
@@ -265,7 +267,7 @@ impl Step<'_> {
     }
 
     fn verb(&self) -> &'static str {
-        match self.op.asked["ok"] == false {
+        match self.asked["ok"] == false {
             true => "complete failed",
             false => "complete ok",
         }
@@ -382,6 +384,7 @@ pub fn check(run: &Run) -> Verdict {
         }
         by_key.entry(key.clone()).or_default().push(Step {
             op,
+            asked: &op.asked,
             f: &op.f,
             answer: &op.got,
             end: op.end,
@@ -439,6 +442,7 @@ fn seen_in_list<'a>(op: &'a Op, by_key: &mut BTreeMap<Key, Vec<Step<'a>>>) {
         let text = |name: &str| task[name].as_str().unwrap_or_default().to_owned();
         let step = Step {
             op,
+            asked: &Value::Null,
             f: "read",
             answer: task,
             end: End::Ok,
@@ -452,18 +456,25 @@ fn seen_in_list<'a>(op: &'a Op, by_key: &mut BTreeMap<Key, Vec<Step<'a>>>) {
     }
 }
 
-/// A bulk change may have reached any task of its application, or none.
+/// A bulk change may have reached any task of its application that ever had its labels, or none.
 fn may_change<'a>(op: &'a Op, by_key: &mut BTreeMap<Key, Vec<Step<'a>>>) {
-    let app = op.asked["filter"]["app"].as_str().or(op.app.as_deref());
+    let filter = &op.asked["filter"];
+    let app = filter["app"].as_str().or(op.app.as_deref());
     let f = match op.asked["action"].as_str() {
         Some("done") => "complete",
         Some(action) => action,
         None => return,
     };
+    let wanted = filter["labels"].as_object();
+    let has = |step: &Step<'_>| {
+        let mut wanted = wanted.into_iter().flatten();
+        wanted.all(|(name, value)| step.asked["labels"][name] == *value)
+    };
     for ((of, _), steps) in by_key {
-        if app.is_none_or(|app| app == of) {
+        if app.is_none_or(|app| app == of) && steps.iter().any(has) {
             steps.push(Step {
                 op,
+                asked: &op.asked["change"],
                 f,
                 answer: &Value::Null,
                 end: End::Unknown,
@@ -654,6 +665,21 @@ mod tests {
             cancelled(b);
         });
         bulk.passes(NAME);
+        // Not one whose labels it never had.
+        let others = Build::but(|b| {
+            let filter = json!({ "app": "app", "labels": { "group": "1" } });
+            let asked = json!({ "filter": filter, "action": "cancel" });
+            b.op(
+                "bulk",
+                "",
+                asked,
+                3_600,
+                "ok",
+                json!({ "status": 200, "changed": 0 }),
+            );
+            cancelled(b);
+        });
+        others.fails(NAME, "app/d: no order explains");
     }
 
     #[test]
@@ -716,6 +742,7 @@ mod tests {
             .filter(|op| op.key.as_ref().is_some_and(|(_, id)| id == "d"))
             .map(|op| Step {
                 op,
+                asked: &op.asked,
                 f: &op.f,
                 answer: &op.got,
                 end: op.end,

@@ -33,6 +33,7 @@
 //! is `unknown`, or never ends.
 
 mod fold;
+mod last;
 mod ledger;
 mod linear;
 mod listing;

@@ -123,8 +123,6 @@ pub struct Task {
     tries: u64,
     version: u64,
     pub index: u64,
-    /// Log index of its submit.
-    pub submitted: u64,
     /// As first sent.
     content: (Value, Value),
     policy: Policy,
@@ -190,6 +188,8 @@ pub struct Model {
     pub attempts: BTreeMap<Key, BTreeMap<u64, Attempt>>,
     /// Answers to callers' events, by log index and task.
     pub answers: BTreeMap<(u64, Key), Vec<Answer>>,
+    /// Tasks and verbs for which an owner was asked to withdraw an attempt.
+    pub asked_owner: BTreeSet<(Key, &'static str)>,
     pub wrong: Vec<String>,
 }
 
@@ -219,6 +219,11 @@ impl Model {
         counts
     }
 
+    /// The attempt of a task under a fence, if the log began one.
+    pub fn attempt(&self, key: &Key, fence: u64) -> Option<&Attempt> {
+        self.attempts.get(key)?.get(&fence)
+    }
+
     // What callers ask for.
 
     fn asked(&mut self, kind: &str, at: Place, event: &Value) {
@@ -237,6 +242,9 @@ impl Model {
             task: self.ids.get(&key).map(|seq| self.tasks[seq].seen()),
             asks_owner,
         };
+        if asks_owner {
+            self.asked_owner.insert((key.clone(), kind));
+        }
         self.answers
             .entry((at.index, key))
             .or_default()
@@ -265,7 +273,6 @@ impl Model {
             tries: 0,
             version: 0,
             index: at.index,
-            submitted: at.index,
             policy: Policy::of(&event["spec"]),
             content,
         };
@@ -388,7 +395,7 @@ impl Model {
     }
 
     /// An attempt was begun by its owner; `None` if the log never began it.
-    fn attempt(&mut self, at: Place, seq: u64, fence: u64, what: &str) -> Option<&mut Attempt> {
+    fn reported(&mut self, at: Place, seq: u64, fence: u64, what: &str) -> Option<&mut Attempt> {
         let Some(task) = self.tasks.get(&seq) else {
             if seq == 0 || seq > self.next_seq {
                 let text = format!(
@@ -434,7 +441,7 @@ impl Model {
         for one in event["attempts"].as_array().into_iter().flatten() {
             let (seq, fence) = (one[0].as_u64().unwrap_or(0), one[1].as_u64().unwrap_or(0));
             let began = instant(&one[2]).unwrap_or(0);
-            let known = self.attempt(at, seq, fence, "the start").cloned();
+            let known = self.reported(at, seq, fence, "the start").cloned();
             if let Some(known) = known {
                 self.not_early(at, seq, &known, began);
             }
@@ -475,7 +482,7 @@ impl Model {
             number(&end["status"]),
             span(&end["queued"]).unwrap_or(0),
         );
-        let Some(attempt) = self.attempt(at, seq, fence, kind) else {
+        let Some(attempt) = self.reported(at, seq, fence, kind) else {
             return;
         };
         attempt.reported = Some(report);

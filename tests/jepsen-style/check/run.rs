@@ -321,6 +321,9 @@ fn faults(lines: &[Value], found: &mut Findings) -> Vec<Fault> {
         let open = faults
             .iter_mut()
             .rfind(|f| f.what == what && f.nodes == nodes && f.to_us == u64::MAX);
+        if what == "none" {
+            continue; // A time in which nothing is broken, on purpose.
+        }
         match (line["phase"].as_str(), open) {
             (Some("begin"), _) => faults.push(Fault {
                 what: what.to_owned(),

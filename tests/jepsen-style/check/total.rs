@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::fold::Folded;
-use super::model::{Ending, Task};
-use super::run::{Delivery, End, Key, Op, Run};
+use super::last::{self, Delivered, Last};
+use super::run::{Delivery, Key, Op, Run};
 use super::{Findings, Verdict};
 
 const NAME: &str = "total queue";
@@ -16,41 +16,47 @@ const DRAIN_MS: u64 = 15_000;
 
 pub fn check(run: &Run, folded: &Folded) -> Verdict {
     let mut found = Findings::default();
-    if folded.last == 0 {
-        found.undecided(|| "without the log nobody knows what became of the tasks".into());
+    let Some(end) = last::look(run, folded) else {
+        found.undecided(|| "neither the log nor a walk tells what became of the tasks".into());
         return found.verdict(NAME);
-    }
-    let tasks: BTreeMap<&Key, &Task> = folded
-        .model
-        .tasks
-        .values()
-        .map(|task| (&task.key, task))
-        .collect();
+    };
     let mut delivered: BTreeMap<&Key, Vec<&Delivery>> = BTreeMap::new();
     for delivery in &run.sink {
         delivered.entry(&delivery.key).or_default().push(delivery);
     }
     let submits = submits(run);
-    let acknowledged: BTreeMap<&Key, &Op> = submits
-        .iter()
-        .filter_map(|(key, ops)| Some((*key, *ops.iter().find(|op| op.is_ok())?)))
-        .collect();
-    lost(&acknowledged, &tasks, folded, &mut found);
-    phantoms(&submits, &tasks, &mut found);
-    twice(&submits, folded, &mut found);
     let mut stages: BTreeMap<&str, u64> = BTreeMap::new();
-    for (key, task) in &tasks {
-        if acknowledged.contains_key(*key) {
-            *stages.entry(task.stage).or_default() += 1;
+    let (mut acknowledged, mut unanswered) = (0, 0);
+    for (key, ops) in &submits {
+        let task = end.tasks.get(*key);
+        let retired = folded.model.retired.contains(*key);
+        if !retired {
+            new_once(key, ops, &mut found);
         }
-        ended_well(task, delivered.get(*key), folded, &mut found);
+        match ops
+            .iter()
+            .find(|op| op.is_ok() && op.ended_us < end.from_us)
+        {
+            Some(op) => {
+                acknowledged += 1;
+                let stage = task.map_or("gone", |task| &task.stage);
+                *stages.entry(stage).or_default() += 1;
+                found.check(task.is_some() || retired, || {
+                    format!("I-1: lost: {} was acknowledged", op.name())
+                });
+            }
+            None => unanswered += u64::from(task.is_some()),
+        }
+    }
+    for (key, task) in &end.tasks {
+        let ops = submits.get(key).map(Vec::as_slice).unwrap_or_default();
+        was_meant(key, task, ops, &mut found);
+        ended_well(key, task, delivered.get(key), end.now, &mut found);
     }
     let again = run.sink.len() - delivered.len();
     found.note(format!(
-        "{} acknowledged, of them {stages:?}; {} unanswered that took effect; {} delivered, {again} \
-         deliveries beyond the first",
-        acknowledged.len(),
-        tasks.keys().filter(|key| !acknowledged.contains_key(*key)).count(),
+        "{acknowledged} acknowledged, of them {stages:?}; {unanswered} unanswered that took effect; \
+         {} delivered, {again} deliveries beyond the first",
         delivered.len()
     ));
     found.verdict(NAME)
@@ -66,99 +72,63 @@ fn submits(run: &Run) -> BTreeMap<&Key, Vec<&Op>> {
     submits
 }
 
-/// I-1: what was acknowledged is there.
-fn lost(
-    acknowledged: &BTreeMap<&Key, &Op>,
-    tasks: &BTreeMap<&Key, &Task>,
-    folded: &Folded,
-    found: &mut Findings,
-) {
-    for (key, op) in acknowledged {
-        let there = tasks.contains_key(*key) || folded.model.retired.contains(*key);
-        found.check(there, || {
-            format!("I-1: lost: {} was acknowledged", op.name())
-        });
-    }
+/// I-1, I-2, I-3: a task is made once.
+fn new_once((app, id): &Key, ops: &[&Op], found: &mut Findings) {
+    let new = ops.iter().filter(|op| op.is_ok() && op.status() == 201);
+    let new: Vec<u64> = new.map(|op| op.n).collect();
+    found.check(new.len() <= 1, || {
+        format!("I-3: {app}/{id} was new to each of the ops {new:?}")
+    });
 }
 
 /// I-4, I-34: what is there was submitted, and not only by requests that were refused.
-fn phantoms(
-    submits: &BTreeMap<&Key, Vec<&Op>>,
-    tasks: &BTreeMap<&Key, &Task>,
-    found: &mut Findings,
-) {
-    for (key, task) in tasks {
-        let ops = submits.get(*key).map(Vec::as_slice).unwrap_or_default();
-        let meant = ops.iter().any(|op| !op.had_surely_no_effect());
-        found.check(meant, || {
-            let why = match ops.first() {
-                Some(op) => format!("I-34: {} was refused with {}", op.name(), op.status()),
-                None => "I-4: nobody submitted it".into(),
-            };
-            format!(
-                "phantom: {}/{} at index {}: {why}",
-                key.0, key.1, task.submitted
-            )
-        });
-    }
-}
-
-/// I-1, I-2, I-3: a task is made once.
-fn twice(submits: &BTreeMap<&Key, Vec<&Op>>, folded: &Folded, found: &mut Findings) {
-    for (key, ops) in submits {
-        if folded.model.retired.contains(*key) {
-            continue;
-        }
-        let new = ops
-            .iter()
-            .filter(|op| op.end == End::Ok && op.status() == 201);
-        let new: Vec<u64> = new.map(|op| op.n).collect();
-        found.check(new.len() <= 1, || {
-            format!(
-                "I-3: {}/{} was new to each of the ops {new:?}",
-                key.0, key.1
-            )
-        });
-    }
+fn was_meant((app, id): &Key, task: &Last, ops: &[&Op], found: &mut Findings) {
+    let meant = ops.iter().any(|op| !op.had_surely_no_effect());
+    found.check(meant, || {
+        let why = match ops.first() {
+            Some(op) => format!("I-34: {} was refused with {}", op.name(), op.status()),
+            None => "I-4: nobody submitted it".into(),
+        };
+        format!("phantom: {app}/{id} at index {}: {why}", task.index)
+    });
 }
 
 /// I-16: a task that was delivered, by the log, has come; a pending one is not forgotten.
 fn ended_well(
-    task: &Task,
+    (app, id): &Key,
+    task: &Last,
     deliveries: Option<&Vec<&Delivery>>,
-    folded: &Folded,
+    now: u64,
     found: &mut Findings,
 ) {
-    let (app, id) = &task.key;
-    if !task.is_final() {
-        found.check(task.at.saturating_add(DRAIN_MS) >= folded.last_now, || {
+    if let Some(waits_for) = task.waits_for {
+        found.check(waits_for.saturating_add(DRAIN_MS) >= now, || {
             format!(
-                "I-16: {app}/{id} is {} at index {} and waits for {}, which passed {} ms before the \
-                 log ends",
+                "I-16: {app}/{id} is {} at index {} and waits for {waits_for}, which passed {} ms \
+                 before the end",
                 task.stage,
                 task.index,
-                task.at,
-                folded.last_now - task.at
+                now - waits_for
             )
         });
     }
-    let last = folded.model.attempts.get(&task.key);
-    let last = last.and_then(|all| all.get(&task.fence));
-    if task.stage == "done" && last.is_some_and(|attempt| attempt.ending == Ending::Done) {
-        let arrived = deliveries.into_iter().flatten();
-        let came = arrived.filter(|d| d.fence == task.fence).count();
-        found.check(came > 0, || {
-            format!(
-                "I-16: {app}/{id} is done at index {}, but fence {} never came",
-                task.index, task.fence
-            )
-        });
-    }
+    let mut came = deliveries.into_iter().flatten();
+    let right = match task.delivered {
+        Delivered::No => return,
+        Delivered::Some => came.next().is_some(),
+        Delivered::Fence(fence) => came.any(|delivery| delivery.fence == fence),
+    };
+    found.check(right, || {
+        format!(
+            "I-16: {app}/{id} is done at index {}, but its delivery never came",
+            task.index
+        )
+    });
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::build::{Build, at, ms, submit, task};
+    use super::super::build::{Build, at, item, ms, submit, task};
     use super::NAME;
     use serde_json::{Value, json};
 
@@ -188,6 +158,41 @@ mod tests {
         );
     }
 
+    /// Without the beginning of the log, and with a last walk over everything.
+    fn purged(change: impl FnOnce(&mut Build)) -> Build {
+        Build::but(|b| {
+            b.log.drain(..5);
+            let tasks = json!([
+                item("a", 11, "done", 1_000, 1),
+                item("b", 6, "cancelled", 5_200, 0),
+                item("c", 19, "done", 3_001, 4),
+                item("d", 21, "scheduled", 8_000, 0),
+                item("g", 25, "cancelled", 4_000, 1)
+            ]);
+            b.op(
+                "list",
+                "",
+                json!({}),
+                4_100,
+                "ok",
+                json!({ "tasks": tasks }),
+            );
+            b.unnamed(20);
+            change(b);
+        })
+    }
+
+    #[test]
+    fn a_walk_stands_in_for_a_purged_log() {
+        purged(|_| {}).passes(NAME);
+        let lost = purged(|b| drop(b.got(20)["tasks"].as_array_mut().unwrap().remove(1)));
+        lost.fails(NAME, "I-1: lost: op 1 submit app/b");
+        let never = purged(|b| b.sink.retain(|line| line["id"] != "a"));
+        never.fails(NAME, "I-16: app/a is done at index 11");
+        let stuck = purged(|b| b.got(20)["tasks"][3] = item("d", 21, "scheduled", 0, 0));
+        stuck.passes(NAME); // For four seconds only.
+    }
+
     #[test]
     fn a_lost_task_is_found() {
         let lost = Build::but(|b| {
@@ -207,7 +212,7 @@ mod tests {
     #[test]
     fn a_phantom_is_found() {
         let nobody = Build::but(|b| b.forget(12));
-        nobody.fails(NAME, "phantom: app/d at index 20: I-4");
+        nobody.fails(NAME, "phantom: app/d at index 21: I-4");
         let refused = Build::but(|b| {
             b.log("submit", 4_000, submit("f", &at(9_000), Value::Null));
         });
