@@ -44,6 +44,8 @@ pub struct Build {
     /// Another log of node 2.
     pub other: Option<Vec<Value>>,
     pub stats: Value,
+    /// The last index of which nodes say that it is decided, if it is not the last.
+    pub said: Option<usize>,
     ops: u64,
 }
 
@@ -144,7 +146,7 @@ impl Build {
             let hashes = json!([{ "index": 20, "hash": "aa" }]);
             let status = json!({
                 "cluster": { "leader": 2, "nodes": [
-                    { "id": node, "last_applied": self.log.len(), "state_hashes": hashes }
+                    { "id": node, "last_applied": self.said.unwrap_or(self.log.len()), "state_hashes": hashes }
                 ] },
                 "stats": self.stats
             });

@@ -1,7 +1,7 @@
 //! One log out of those of all nodes, and the model at its end.
 
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Findings;
 use super::model::{Model, Place};
@@ -36,7 +36,6 @@ pub fn fold(run: &Run) -> Folded {
         });
         return folded;
     }
-    debug_assert!(entries.values().any(|lines| !lines.is_empty()));
     let wanted: Vec<u64> = run.status.values().filter_map(stats_index).collect();
     let mut before = (first.saturating_sub(1), 0, 0);
     for (index, lines) in entries {
@@ -91,7 +90,7 @@ fn stats_index(status: &Value) -> Option<u64> {
     status["stats"]["index"].as_u64()
 }
 
-/// Up to here a node has said that the log is decided; everything, if none has said anything.
+/// Up to here a node has said that the log is decided; nothing, if none has said anything.
 fn committed(run: &Run) -> u64 {
     let nodes = run
         .status
@@ -99,34 +98,62 @@ fn committed(run: &Run) -> u64 {
         .filter_map(|status| status["cluster"]["nodes"].as_array());
     let applied = nodes.flatten().filter_map(|n| n["last_applied"].as_u64());
     let counted = run.status.values().filter_map(stats_index);
-    applied.chain(counted).max().unwrap_or(u64::MAX)
+    applied.chain(counted).max().unwrap_or(0)
 }
 
 /// The entries of all logs. Where two have the same decided index, or the same index and term,
-/// they must have the same entry; what was never decided is left out.
+/// they must have the same entry. What comes after the last index of which a node said that it is
+/// decided counts as far as more than half of the nodes have it.
 fn merged<'a>(run: &'a Run, committed: u64, found: &mut Findings) -> BTreeMap<u64, &'a [Line]> {
-    let mut merged: BTreeMap<u64, (u64, &[Line])> = BTreeMap::new();
+    let mut variants: BTreeMap<u64, Vec<Variant<'a>>> = BTreeMap::new();
     for (node, log) in &run.logs {
         for lines in log.chunk_by(|a, b| a.index == b.index) {
-            let index = lines[0].index;
-            let (first, known) = *merged.entry(index).or_insert((*node, lines));
-            if first == *node {
-                continue;
+            let all = variants.entry(lines[0].index).or_default();
+            match all.iter_mut().find(|variant| variant.is(lines)) {
+                Some(variant) => variant.nodes.push(*node),
+                None => all.push(Variant {
+                    lines,
+                    nodes: vec![*node],
+                }),
             }
-            let same = known
-                .iter()
-                .map(|l| &l.text)
-                .eq(lines.iter().map(|l| &l.text));
-            let must = index <= committed || known[0].term == lines[0].term;
-            found.check(same || !must, || {
-                format!(
-                    "I-26: nodes {first} and {node} have different entries at index {index}: \
-                     {} / {}",
-                    known[0].text, lines[0].text
-                )
-            });
         }
     }
-    let decided = merged.into_iter().filter(|(index, _)| *index <= committed);
-    decided.map(|(index, (_, lines))| (index, lines)).collect()
+    let mut merged = BTreeMap::new();
+    for (index, all) in variants {
+        let terms: BTreeSet<u64> = all.iter().map(|v| v.lines[0].term).collect();
+        let same_term = terms.len() < all.len();
+        let must = index <= committed || same_term;
+        found.check(all.len() == 1 || !must, || {
+            let told = all
+                .iter()
+                .map(|v| format!("nodes {:?}: {}", v.nodes, v.lines[0].text));
+            let told: Vec<String> = told.collect();
+            format!(
+                "I-26: different entries at index {index}: {}",
+                told.join(" / ")
+            )
+        });
+        let most = all.into_iter().max_by_key(|variant| variant.nodes.len());
+        let Some(most) = most.filter(|v| index <= committed || v.nodes.len() * 2 > run.logs.len())
+        else {
+            break;
+        };
+        merged.insert(index, most.lines);
+    }
+    merged
+}
+
+/// An entry, and who has it.
+struct Variant<'a> {
+    lines: &'a [Line],
+    nodes: Vec<u64>,
+}
+
+impl Variant<'_> {
+    fn is(&self, lines: &[Line]) -> bool {
+        self.lines
+            .iter()
+            .map(|l| &l.text)
+            .eq(lines.iter().map(|l| &l.text))
+    }
 }
