@@ -122,6 +122,7 @@ impl Place {
 }
 
 /// An operation on one task, as the search sees it.
+#[derive(Clone)]
 struct Step<'a> {
     op: &'a Op,
     /// What was asked of this task.
@@ -382,7 +383,8 @@ pub fn check(run: &Run) -> Verdict {
                 known.len() - 1
             });
         }
-        by_key.entry(key.clone()).or_default().push(Step {
+        let steps = by_key.entry(key.clone()).or_default();
+        let step = Step {
             op,
             asked: &op.asked,
             f: &op.f,
@@ -390,7 +392,17 @@ pub fn check(run: &Run) -> Verdict {
             end: op.end,
             ended_us: op.ended_us,
             content,
-        });
+        };
+        if op.f == "submit" && op.is_ok() && op.status() == 200 {
+            // The node that took it may have sent it to the leader twice, because an answer got
+            // lost between them: what was there already may be its own first try.
+            steps.push(Step {
+                answer: &Value::Null,
+                end: End::Unknown,
+                ..step.clone()
+            });
+        }
+        steps.push(step);
     }
     for op in run.ops.iter().filter(|op| !op.is_local()) {
         match op.f.as_str() {
@@ -605,6 +617,34 @@ mod tests {
         twice.fails(NAME, "app/c: no order explains");
         let other = Build::but(|b| b.got(5)["status"] = json!(404));
         other.fails(NAME, "app/c: no order explains");
+    }
+
+    #[test]
+    fn a_submit_may_meet_its_own_first_try() {
+        let mut again = |b: &mut Build| {
+            let due = json!({ "due_at": ms(9_000) });
+            b.op(
+                "submit",
+                "x",
+                due,
+                3_600,
+                "ok",
+                task(200, 41, "scheduled", 9_000, 0),
+            );
+        };
+        Build::but(&mut again).passes(NAME);
+        let gone = Build::but(|b| {
+            again(b);
+            b.op(
+                "read",
+                "x",
+                json!({}),
+                3_700,
+                "fail",
+                json!({ "status": 404 }),
+            );
+        });
+        gone.fails(NAME, "app/x: no order explains");
     }
 
     #[test]

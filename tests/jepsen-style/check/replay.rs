@@ -6,7 +6,7 @@
 //! acknowledged before them (I-31), counts and state hashes that differ (I-27).
 
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::fold::Folded;
 use super::model::Answer;
@@ -40,6 +40,7 @@ pub fn check(run: &Run, folded: &Folded) -> Verdict {
         }
     }
     fresh(run, folded, &mut found);
+    once(run, folded, &mut found);
     found.note(format!(
         "{} log entries, {} tasks, {} operations",
         folded.last,
@@ -165,6 +166,39 @@ fn write(op: &Op, folded: &Folded, found: &mut Findings) {
             op.name()
         )
     });
+}
+
+/// I-2: what was asked once takes effect once, also when its answer was lost on the way. Bulk changes
+/// may have asked as well.
+fn once(run: &Run, folded: &Folded, found: &mut Findings) {
+    let mut effects: BTreeMap<(&Key, &str), Vec<u64>> = BTreeMap::new();
+    for ((index, key), answers) in &folded.model.answers {
+        for answer in answers.iter().filter(|answer| answer.changed) {
+            effects.entry((key, answer.kind)).or_default().push(*index);
+        }
+    }
+    let mut asked: BTreeMap<(&Key, &str), u64> = BTreeMap::new();
+    for op in run.ops.iter().filter(|op| !op.had_surely_no_effect()) {
+        if let Some(key) = &op.key {
+            *asked.entry((key, &op.f)).or_default() += 1;
+        }
+    }
+    let bulk: BTreeSet<Option<&str>> = run
+        .ops
+        .iter()
+        .filter(|op| op.f == "bulk")
+        .map(|op| op.asked["filter"]["app"].as_str())
+        .collect();
+    for ((key, kind), indexes) in effects {
+        if bulk.contains(&None) || bulk.contains(&Some(&key.0)) {
+            continue;
+        }
+        let times = asked.get(&(key, kind)).copied().unwrap_or(0);
+        found.check(indexes.len() as u64 <= times, || {
+            let (app, id) = key;
+            format!("I-2: {kind} of {app}/{id} was asked {times} ×, and took effect at {indexes:?}")
+        });
+    }
 }
 
 /// I-31: a read that began after an acknowledgement shows that or something later.
@@ -309,6 +343,33 @@ mod tests {
         beyond.fails(NAME, "the log ends at 25");
         let refused = Build::but(|b| b.got(5)["status"] = json!(412));
         refused.fails(NAME, "op 5 submit app/c: was answered 412 at index 9");
+    }
+
+    #[test]
+    fn what_takes_effect_twice_is_found() {
+        let failed = || {
+            let mut event = asks("d");
+            event["ok"] = json!(false);
+            event
+        };
+        let again = Build::but(|b| {
+            b.log("run", 4_000, asks("d"));
+            b.log("complete", 4_001, failed());
+            b.log("complete", 4_002, failed());
+            b.op("run", "d", json!({}), 3_999, "unknown", json!(null));
+            b.op(
+                "complete",
+                "d",
+                json!({ "ok": false }),
+                4_000,
+                "unknown",
+                json!(null),
+            );
+        });
+        again.fails(
+            NAME,
+            "I-2: complete of app/d was asked 1 ×, and took effect at [27, 28]",
+        );
     }
 
     #[test]

@@ -12,6 +12,8 @@ impl Model {
     pub(super) fn asked(&mut self, kind: &str, at: Place, event: &Value) {
         let text = |name: &str| event["key"][name].as_str().unwrap_or_default().to_owned();
         let key = (text("app"), text("id"));
+        let version = |model: &Model| model.ids.get(&key).map(|seq| model.tasks[seq].version);
+        let before = version(self);
         let (kind, status, asks_owner) = match kind {
             "submit" => ("submit", self.submit(at, &key, event), false),
             "complete" => ("complete", self.complete(at, &key, event), false),
@@ -23,6 +25,7 @@ impl Model {
             kind,
             status,
             task: self.ids.get(&key).map(|seq| self.tasks[seq].seen()),
+            changed: version(self) != before,
             asks_owner,
         };
         if asks_owner {

@@ -107,6 +107,8 @@ pub struct Answer {
     pub kind: &'static str,
     pub status: u64,
     pub task: Option<Seen>,
+    /// It changed the task.
+    pub changed: bool,
     /// The owner is asked to withdraw; callers hear of the second event only.
     pub asks_owner: bool,
 }
