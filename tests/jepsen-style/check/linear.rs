@@ -621,7 +621,7 @@ mod tests {
 
     #[test]
     fn a_submit_may_meet_its_own_first_try() {
-        let mut again = |b: &mut Build| {
+        let again = |b: &mut Build| {
             let due = json!({ "due_at": ms(9_000) });
             b.op(
                 "submit",
@@ -632,7 +632,7 @@ mod tests {
                 task(200, 41, "scheduled", 9_000, 0),
             );
         };
-        Build::but(&mut again).passes(NAME);
+        Build::but(again).passes(NAME);
         let gone = Build::but(|b| {
             again(b);
             b.op(
