@@ -1,6 +1,6 @@
 //! What an event costs the fold, in memory: `prepare` and `apply`, batches as large as the log's.
 //!
-//! `submit` is a stream of new tasks; `life` is submit → trigger → done over so many tasks at
+//! `submit` is a stream of new tasks, `labelled` one of tasks with a label each; `life` is submit → trigger → done over so many tasks at
 //! once. Read `thrpt` as events per second.
 
 use std::hint::black_box;
@@ -102,9 +102,9 @@ fn answer(change: &Change, now: Time) -> Option<Event> {
     )
 }
 
-/// `count` submits in batches, their instants in disorder.
-fn submits(count: u64) -> Vec<Vec<Event>> {
-    let spec = Spec {
+/// `count` submits in batches, their instants in disorder; each with a label of its own, or none.
+fn submits(count: u64, labelled: bool) -> Vec<Vec<Event>> {
+    let spec = |labels| Spec {
         target: Target::Http(Http {
             url: "http://shop.example/orders/paid".into(),
             body: Body::Json("{\"order\":17}".into()),
@@ -113,18 +113,20 @@ fn submits(count: u64) -> Vec<Vec<Event>> {
         retry: None,
         accept_timeout: None,
         expires_at: None,
-        labels: Default::default(),
+        labels,
     };
-    let spec = spec.encode();
     let submit = |n: u64| {
         let when = When::At(Time(
             START + 1 + n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (SPREAD - 1),
         ));
+        let label = labelled.then(|| ("order".to_string(), n.to_string()));
+        // Each has bytes of its own, as when it comes out of the log.
+        let spec = spec(label.into_iter().collect()).encode();
         Event::from(Submit {
             key: Key::new("shop", &format!("order-{n:012}")).expect("a good key"),
             when,
             digest: Spec::digest(&spec, when),
-            spec: spec.clone(),
+            spec,
             by: "bench".into(),
         })
     };
@@ -143,14 +145,16 @@ fn apply(c: &mut Criterion) {
     group.measurement_time(Duration::from_secs(1));
     for count in [10_000, 1_000_000_u64] {
         group.throughput(Throughput::Elements(count));
-        group.bench_function(BenchmarkId::new("submit", count), |b| {
-            let fold = |(mut desk, batches): (Desk, _)| {
-                desk.fold_all(batches);
-                desk
-            };
-            let setup = || (Desk::new(), submits(count));
-            b.iter_batched(setup, fold, BatchSize::PerIteration);
-        });
+        for (name, labelled) in [("submit", false), ("labelled", true)] {
+            group.bench_function(BenchmarkId::new(name, count), |b| {
+                let fold = |(mut desk, batches): (Desk, _)| {
+                    desk.fold_all(batches);
+                    desk
+                };
+                let setup = || (Desk::new(), submits(count, labelled));
+                b.iter_batched(setup, fold, BatchSize::PerIteration);
+            });
+        }
         // Submit, the task's share of a trigger, done.
         group.throughput(Throughput::Elements(count * 3));
         group.bench_function(BenchmarkId::new("life", count), |b| {
@@ -160,7 +164,7 @@ fn apply(c: &mut Criterion) {
                 assert_eq!(desk.state.stats(None)[Stage::Done as usize], count);
                 desk
             };
-            let setup = || (Desk::new(), submits(count));
+            let setup = || (Desk::new(), submits(count, false));
             b.iter_batched(setup, fold, BatchSize::PerIteration);
         });
     }

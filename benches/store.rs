@@ -44,7 +44,8 @@ fn due(n: u64) -> u64 {
     START + 60_000 + scatter(n) % SPREAD_MS
 }
 
-fn spec() -> std::sync::Arc<[u8]> {
+/// A label of its own, or none.
+fn spec(label: Option<u64>) -> std::sync::Arc<[u8]> {
     let spec = Spec {
         target: Target::Http(Http {
             url: "http://shop.example/orders/paid".into(),
@@ -54,7 +55,10 @@ fn spec() -> std::sync::Arc<[u8]> {
         retry: None,
         accept_timeout: None,
         expires_at: None,
-        labels: Default::default(),
+        labels: label
+            .map(|n| ("order".to_string(), n.to_string()))
+            .into_iter()
+            .collect(),
     };
     spec.encode()
 }
@@ -65,21 +69,27 @@ struct Desk {
     tasks: u64,
     index: u64,
     ids: Ids,
+    /// Each task has a label.
+    labelled: bool,
 }
 
 impl Desk {
     fn submit(&mut self, count: u64) {
-        let spec = spec();
+        let plain = spec(None);
         let end = self.tasks + count;
         while self.tasks < end {
             let upto = end.min(self.tasks + BATCH);
             let submit = |n: u64| {
                 let when = When::At(Time(due(n)));
+                let spec = match self.labelled {
+                    true => spec(Some(n)),
+                    false => plain.clone(),
+                };
                 Event::from(Submit {
                     key: Key::new("shop", &id(n, self.ids)).expect("a good key"),
                     when,
                     digest: Spec::digest(&spec, when),
-                    spec: spec.clone(),
+                    spec,
                     by: "bench".into(),
                 })
             };
@@ -110,7 +120,8 @@ fn micros_each(spent: Duration, tasks: u64) -> f64 {
 }
 
 /// Checkpoints of every size into a store of at least so many tasks, and its window.
-fn checkpoints(dir: &std::path::Path, tasks: u64, ids: Ids) {
+fn checkpoints(dir: &std::path::Path, tasks: u64, ids: Ids, labelled: bool) {
+    let name = if labelled { ", labelled" } else { "" };
     let path = dir.join(format!("{tasks}-{ids:?}.redb"));
     let store = RedbStore::open(&path).expect("a new store");
     let state = State::new(Box::new(store));
@@ -119,6 +130,7 @@ fn checkpoints(dir: &std::path::Path, tasks: u64, ids: Ids) {
         tasks: 0,
         index: 0,
         ids,
+        labelled,
     };
     while desk.tasks < tasks {
         desk.submit(100_000.min(tasks - desk.tasks));
@@ -133,7 +145,7 @@ fn checkpoints(dir: &std::path::Path, tasks: u64, ids: Ids) {
         let folded = begin.elapsed();
         let spent = desk.checkpoint();
         println!(
-            "| checkpoint | {ids:?} | {tasks} | {layer} | {:.2} µs/task | fold {:.2} µs/task |",
+            "| checkpoint | {ids:?}{name} | {tasks} | {layer} | {:.2} µs/task | fold {:.2} µs/task |",
             micros_each(spent, layer),
             micros_each(folded, layer)
         );
@@ -161,7 +173,7 @@ fn checkpoints(dir: &std::path::Path, tasks: u64, ids: Ids) {
     }
     let spent = begin.elapsed();
     println!(
-        "| window | {ids:?} | {held} | {read} | {:.2} µs/task | {} B/task on disk, opened in {:.1} ms |",
+        "| window | {ids:?}{name} | {held} | {read} | {:.2} µs/task | {} B/task on disk, opened in {:.1} ms |",
         micros_each(spent, read as u64),
         bytes / held,
         opened.as_secs_f64() * 1e3
@@ -261,8 +273,9 @@ fn main() {
             break;
         }
         for ids in [Ids::V7, Ids::Random] {
-            checkpoints(dir.path(), tasks, ids);
+            checkpoints(dir.path(), tasks, ids, false);
         }
+        checkpoints(dir.path(), tasks, Ids::V7, true);
         for inline in [false, true] {
             layout(dir.path(), tasks, 100_000, inline);
         }

@@ -116,6 +116,8 @@ mod tests {
             "horolog task get shop order-17 --json",
             "horolog --help",
             "horolog task explain shop order-17 --server http://127.0.0.1:7401",
+            "horolog task explain --label order=17 --label size=l --json",
+            "horolog task explain shop --label order=17",
             "horolog task --json list --app shop --stage dead --label order=17 --all",
             "horolog task run shop order-17 --wait 10s --again",
             "horolog task done shop order-17 --failed --error broken",
@@ -144,6 +146,8 @@ mod tests {
     fn wrong_usage_is_status_2() {
         for line in [
             "horolog task get shop",
+            "horolog task explain shop",
+            "horolog task explain shop order-17 --label order=17",
             "horolog task submit --app a --url http://a --at 1 --delay 1s",
             "horolog serve --join a:1 --cluster 1=a:1",
             "horolog nonsense",

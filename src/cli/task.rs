@@ -48,8 +48,8 @@ enum Verb {
     List(ListArgs),
     /// Shows what happened to a task.
     Events(Name),
-    /// Says in sentences why a task is where it is.
-    Explain(Name),
+    /// Says in sentences why a task is where it is, or why those with a label are.
+    Explain(ExplainArgs),
     /// Runs a task now.
     Run(RunArgs),
     /// Says how a task ended.
@@ -57,6 +57,19 @@ enum Verb {
 }
 
 #[derive(Debug, Args)]
+struct ExplainArgs {
+    /// The application; with --label it may be left out.
+    #[arg(required_unless_present = "label")]
+    app: Option<String>,
+    /// The task.
+    #[arg(required_unless_present = "label", conflicts_with = "label")]
+    id: Option<String>,
+    /// KEY=VALUE, as often as needed: each task that has all of them.
+    #[arg(long, value_name = "KEY=VALUE")]
+    label: Vec<String>,
+}
+
+#[derive(Debug, Default, Args)]
 struct ListArgs {
     #[arg(long)]
     app: Option<String>,
@@ -139,13 +152,7 @@ pub async fn run(args: TaskArgs) -> Result<()> {
         }
         Verb::List(args) => list(&server, args, as_json).await?,
         Verb::Events(name) => show(&server.get(&name.path("/events")).await?, as_json, events),
-        Verb::Explain(name) => {
-            show(
-                &server.get(&name.path("/explain")).await?,
-                as_json,
-                sentences,
-            );
-        }
+        Verb::Explain(args) => return explain(&server, args, as_json).await,
         Verb::Run(args) => return run_now(&server, args, as_json).await,
         Verb::Done(args) => {
             let (path, body) = (args.name.path("/done"), Some(args.body()));
@@ -211,6 +218,45 @@ impl ListArgs {
             .map(|(name, value)| format!("{name}={}", encode(value)));
         Ok(parts.collect::<Vec<_>>().join("&"))
     }
+}
+
+/// Explains one task, or each that has the labels: a page of them, and says when there are more.
+async fn explain(server: &Server, args: ExplainArgs, as_json: bool) -> Result<()> {
+    if let (Some(app), Some(id)) = (&args.app, &args.id) {
+        let (app, id) = (app.clone(), id.clone());
+        let answer = server.get(&Name { app, id }.path("/explain")).await?;
+        show(&answer, as_json, sentences);
+        return Ok(());
+    }
+    let asked = ListArgs {
+        app: args.app,
+        label: args.label,
+        ..ListArgs::default()
+    };
+    let mut found = page(server, &asked, None).await?;
+    while found.tasks.is_empty()
+        && let Some(cursor) = found.next.take()
+    {
+        found = page(server, &asked, Some(&cursor)).await?;
+    }
+    if found.tasks.is_empty() {
+        bail!("no task has {}", asked.label.join(" and "));
+    }
+    for task in &found.tasks {
+        let task = lenient(task.get(), NESTED);
+        let (app, id) = (text(&task, "app"), text(&task, "id"));
+        let answer = server.get(&Name { app, id }.path("/explain")).await?;
+        show(&answer, as_json, |answer| {
+            let [app, id, stage] = ["app", "id", "stage"].map(|name| text(answer, name));
+            line(&format!("{app}/{id} ({stage})"));
+            sentences(answer);
+        });
+    }
+    if found.next.is_some() {
+        let more = "there are more: add a --label, or name the application";
+        say(&format!("{more}; `task list --all` names them"));
+    }
+    Ok(())
 }
 
 async fn list(server: &Server, args: ListArgs, as_json: bool) -> Result<()> {

@@ -6,7 +6,7 @@
 //!
 //! Integers are little-endian; bodies are bincode's legacy format. The log adds the checksum.
 
-use bincode::{Decode, Encode};
+use bincode::{BorrowDecode, Decode, Encode};
 
 use super::limits::DECODE_BYTES_MAX;
 use super::{Event, Time};
@@ -128,6 +128,12 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
         )));
     }
     Ok(value)
+}
+
+/// Reads one value from the front that borrows what it can.
+pub(super) fn borrow_first<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Option<T> {
+    let read = bincode::borrow_decode_from_slice(bytes, config()).ok();
+    read.map(|(value, _)| value)
 }
 
 /// Reads one value from the front, and says how many bytes it took.

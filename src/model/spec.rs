@@ -76,12 +76,13 @@ pub enum Target {
 /// All that a task says about itself but its ids and its instant.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct Spec {
+    /// Encoded first, so that [`Spec::labels_of`] reads nothing else.
+    pub labels: BTreeMap<String, String>,
     pub target: Target,
     pub retry: Option<Retry>,
     pub accept_timeout: Option<Span>,
     /// Dead if no attempt has begun by then.
     pub expires_at: Option<Time>,
-    pub labels: BTreeMap<String, String>,
 }
 
 /// What is wrong with a spec; says what to change.
@@ -126,6 +127,16 @@ impl Spec {
     /// Reads [`Spec::encode`].
     pub fn decode(bytes: &[u8]) -> Result<Spec, super::CodecError> {
         super::batch::decode(bytes)
+    }
+
+    /// The labels of an encoded spec, without reading the rest of it. Bytes that are no spec have
+    /// none.
+    pub fn labels_of(encoded: &[u8]) -> Vec<(&str, &str)> {
+        // How many there are comes first; most tasks have none, and pay nothing.
+        if encoded.starts_with(&[0; 8]) {
+            return Vec::new();
+        }
+        super::batch::borrow_first(encoded).unwrap_or_default()
     }
 
     /// A hash of the content as sent: two submits with the same digest are the same submit.
@@ -358,6 +369,26 @@ mod tests {
             Spec::digest(&a, When::After(Span(5))),
             Spec::digest(&a, When::At(Time(5)))
         );
+    }
+
+    #[test]
+    fn labels_are_read_without_the_rest() {
+        let mut spec = spec("http://a/");
+        assert_eq!(Spec::labels_of(&spec.encode()), []);
+        for labels in [
+            vec![("a", "")],
+            vec![("\0\0\0\0\0\0\0\0", "\0")],
+            vec![("", "x"), ("order", "17"), ("ä", "ö")],
+        ] {
+            let owned = labels.iter().map(|(n, v)| (n.to_string(), v.to_string()));
+            spec.labels = owned.collect();
+            assert_eq!(Spec::labels_of(&spec.encode()), labels);
+        }
+        let whole = spec.encode();
+        for cut in 0..8 {
+            assert_eq!(Spec::labels_of(&whole[..cut]), []);
+        }
+        assert_eq!(Spec::labels_of(&[255; 64]), []);
     }
 
     #[test]

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::State;
-use crate::model::{Seq, Time};
+use super::label::{Label, labels};
+use crate::model::{Key, Seq, Time};
+
+/// Lists are walked in such pieces, so that every layer and the store are cut short.
+const PIECE: usize = 2;
 
 impl State {
     /// Panics with the invariant that does not hold.
@@ -18,10 +22,21 @@ impl State {
         let mut open: Vec<(Time, Seq)> = Vec::new();
         let mut unfinished = vec![Vec::new(); self.core.shards.len()];
         let mut last = None;
+        let mut keys = Vec::new();
+        // Labels that were lost since the last checkpoints too: nobody may have them now.
+        let mut labelled: BTreeMap<Label, Vec<(Key, Seq)>> = BTreeMap::new();
+        for (label, _) in self.table.layers().flat_map(|layer| layer.labels.keys()) {
+            labelled.entry(*label).or_default();
+        }
         for (record, rows) in self.table.all() {
             assert!(record.is_intact(&rows), "I-28: {}", record.task.key);
             let task = record.task;
             counts.entry(task.key.app.clone()).or_default()[task.stage as usize] += 1;
+            keys.push((task.key.clone(), task.seq));
+            for label in labels(&task.spec) {
+                let of = labelled.entry(label).or_default();
+                of.push((task.key.clone(), task.seq));
+            }
             if !task.stage.is_final() {
                 let shard = task.shard(self.shard_total());
                 unfinished[usize::from(shard.0)].push(task.submitted);
@@ -62,5 +77,24 @@ impl State {
             "the index of open attempts"
         );
         assert_eq!(self.table.counts(), &counts, "the counts by stage");
+        self.audit_keys(None, keys);
+        for (label, keys) in labelled {
+            self.audit_keys(Some(label), keys);
+        }
+    }
+
+    /// A walk over the keys with a label, or over all, gives these.
+    fn audit_keys(&self, label: Option<Label>, mut expected: Vec<(Key, Seq)>) {
+        expected.sort_unstable();
+        let mut walked: Vec<(Key, Seq)> = Vec::new();
+        loop {
+            let after = walked.last().map(|(key, _)| key);
+            let piece = self.table.keys_after(label, after, PIECE).unwrap();
+            if piece.is_empty() {
+                break;
+            }
+            walked.extend(piece);
+        }
+        assert_eq!(walked, expected, "the index of keys with {label:?}");
     }
 }

@@ -135,9 +135,7 @@ impl State {
             ..Layer::default()
         };
         for (record, rows) in self.table.all() {
-            layer
-                .ids
-                .insert(record.task.key.clone(), Some(record.task.seq));
+            layer.enlist(&record.task);
             let cell = super::Cell {
                 was: None,
                 now: Some(record.clone()),

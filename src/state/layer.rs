@@ -5,7 +5,9 @@
 //! *settled*, a copy of what the store holds, kept to spare reads until the next one settles.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
+use super::label::{Label, labels};
 use super::record::Record;
 use super::{Class, Mark};
 use crate::model::{Key, Row, Seq, Stage, Task, Time};
@@ -62,6 +64,8 @@ pub struct Layer {
     pub cells: BTreeMap<Seq, Cell>,
     /// Ids that were taken (`Some`) or given back (`None`).
     pub ids: BTreeMap<Key, Option<Seq>>,
+    /// Labels that tasks got (`Some`) or lost (`None`).
+    pub(crate) labels: BTreeMap<(Label, Key), Option<Seq>>,
     /// Completions without a task: kept (`Some`) or dropped (`None`).
     pub(crate) marks: BTreeMap<Key, Option<Mark>>,
     /// Tasks that became final, by class. An entry counts only while its record agrees.
@@ -73,6 +77,56 @@ pub struct Layer {
 impl Layer {
     pub fn is_empty(&self) -> bool {
         self.cells.is_empty() && self.marks.is_empty()
+    }
+
+    /// Gives a task its id and its labels.
+    pub(crate) fn enlist(&mut self, task: &Task) {
+        self.ids.insert(task.key.clone(), Some(task.seq));
+        for label in labels(&task.spec) {
+            self.labels
+                .insert((label, task.key.clone()), Some(task.seq));
+        }
+    }
+
+    /// Takes its id and its labels back.
+    pub(crate) fn delist(&mut self, task: &Task) {
+        self.ids.insert(task.key.clone(), None);
+        for label in labels(&task.spec) {
+            self.labels.insert((label, task.key.clone()), None);
+        }
+    }
+
+    /// Takes note of what became of a task's labels when its spec changed.
+    pub(crate) fn relabel(&mut self, old_spec: &[u8], task: &Task) {
+        let (old, new) = (labels(old_spec), labels(&task.spec));
+        for label in old.iter().filter(|label| !new.contains(label)) {
+            self.labels.insert((*label, task.key.clone()), None);
+        }
+        for label in new.iter().filter(|label| !old.contains(label)) {
+            self.labels
+                .insert((*label, task.key.clone()), Some(task.seq));
+        }
+    }
+
+    /// The first keys after one that this generation says something about, in order: of those
+    /// with a label, or of all.
+    pub(crate) fn keys_after(
+        &self,
+        label: Option<Label>,
+        after: Option<&Key>,
+        max: usize,
+    ) -> Vec<(Key, Option<Seq>)> {
+        let Some(label) = label else {
+            let from = after.cloned().map_or(Bound::Unbounded, Bound::Excluded);
+            let ids = self.ids.range((from, Bound::Unbounded)).take(max);
+            return ids.map(|(key, seq)| (key.clone(), *seq)).collect();
+        };
+        let labelled = self.labels.range((label.after(after), Bound::Unbounded));
+        labelled
+            .take_while(|((of, _), _)| *of == label)
+            .take(max)
+            .map(|((_, key), seq)| (key.clone(), *seq))
+            .collect()
     }
 }
 

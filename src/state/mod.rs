@@ -21,6 +21,7 @@
 mod attempts;
 mod checkpoint;
 mod hash;
+mod label;
 mod layer;
 mod owners;
 mod progress;
@@ -53,6 +54,7 @@ use crate::model::{Seq, Shard, Time};
 
 pub use checkpoint::{Checkpoint, Imaged};
 pub use hash::StateHash;
+pub use label::Label;
 pub use layer::{Cell, Layer, Minute, Place};
 pub use progress::Committed;
 pub use read::{Dispatch, Filter, Page};

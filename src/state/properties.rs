@@ -6,6 +6,7 @@
 //! entry as it is folded; then the log is folded again in other ways, which must end alike.
 
 mod disk;
+mod lists;
 mod script;
 mod watch;
 

@@ -1,9 +1,11 @@
 //! Reading: by id, by list, by count. Nobody outside can walk over all tasks.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::label::Label;
 #[cfg(test)]
 use super::layer::Layer;
 use super::layer::{MINUTE_MS, minute};
@@ -56,17 +58,18 @@ impl Filter {
     /// Whether a task is one of those, its application aside.
     pub fn takes(&self, task: &Task) -> bool {
         let labelled = || {
-            let labels = Spec::decode(&task.spec)
-                .map(|spec| spec.labels)
-                .unwrap_or_default();
-            self.labels
-                .iter()
-                .all(|(key, value)| labels.get(key) == Some(value))
+            let labels = Spec::labels_of(&task.spec);
+            let has = |name: &str, value: &str| labels.contains(&(name, value));
+            self.labels.iter().all(|(name, value)| has(name, value))
         };
         self.stage.is_none_or(|stage| stage == task.stage)
             && self.due_from.is_none_or(|from| from <= task.due)
             && self.due_to.is_none_or(|to| task.due < to)
             && (self.labels.is_empty() || labelled())
+    }
+
+    fn has_app(&self, key: &Key) -> bool {
+        self.app.as_deref().is_none_or(|app| app == &*key.app)
     }
 
     /// The key just before the first one of the wanted application.
@@ -185,19 +188,21 @@ impl State {
     }
 
     /// One page of tasks after a key. At most [`PAGE_EXAMINED_MAX`] records are looked at, so a
-    /// page may be short, or empty, while more follow.
+    /// page may be short, or empty, while more follow. With labels only the tasks with one of
+    /// them are looked at.
     pub fn list(&self, filter: &Filter, after: Option<&Key>, limit: usize) -> Found<Page> {
         let mut from = after.cloned().max(filter.floor());
+        let label = self.rarest_label(filter, from.as_ref())?;
         let mut page = Page::default();
         while page.examined < PAGE_EXAMINED_MAX {
             let piece = LIST_PIECE.min(PAGE_EXAMINED_MAX - page.examined);
-            let keys = self.table.keys_after(from.as_ref(), piece)?;
+            let keys = self.table.keys_after(label, from.as_ref(), piece)?;
             let Some((last, _)) = keys.last() else {
                 return Ok(page);
             };
             from = Some(last.clone());
             for (key, seq) in keys {
-                if filter.app.as_deref().is_some_and(|app| app != &*key.app) {
+                if !filter.has_app(&key) {
                     return Ok(page);
                 }
                 page.examined += 1;
@@ -214,6 +219,28 @@ impl State {
         Ok(page)
     }
 
+    /// Which of a filter's labels to follow: the one that the fewest tasks have from here on, as
+    /// far as one piece tells; of those that fill it, the one that gets furthest with it.
+    fn rarest_label(&self, filter: &Filter, from: Option<&Key>) -> Found<Option<Label>> {
+        let labels = filter.labels.iter();
+        let labels = labels.map(|(name, value)| Label::new(name, value));
+        if filter.labels.len() < 2 {
+            return Ok(labels.last());
+        }
+        let mut rarest = None;
+        for label in labels {
+            let mut keys = self.table.keys_after(Some(label), from, LIST_PIECE)?;
+            let within = |(key, _): &(Key, Seq)| filter.has_app(key);
+            keys.truncate(keys.partition_point(within));
+            let last = keys.last().map(|(key, _)| key.clone());
+            let rank = (keys.len(), Reverse(last));
+            if rarest.as_ref().is_none_or(|(least, _)| rank < *least) {
+                rarest = Some((rank, label));
+            }
+        }
+        Ok(rarest.map(|(_, label)| label))
+    }
+
     /// Tasks per stage (indexed as [`Stage::ALL`]), of one application or of all.
     pub fn stats(&self, app: Option<&str>) -> [u64; 8] {
         let counts = self.table.counts();
@@ -228,20 +255,26 @@ impl State {
 }
 
 impl Table {
-    /// Keys after one, of layers and store, in order; empty only when there are no more.
-    fn keys_after(&self, after: Option<&Key>, max: usize) -> Found<Vec<(Key, Seq)>> {
+    /// Keys after one, of layers and store, in order, of the tasks with a label, or of all; empty
+    /// only when there are no more.
+    pub(super) fn keys_after(
+        &self,
+        label: Option<Label>,
+        after: Option<&Key>,
+        max: usize,
+    ) -> Found<Vec<(Key, Seq)>> {
         let mut after = after.cloned();
         loop {
-            let stored = self.store.keys_after(after.as_ref(), max)?;
+            let stored = match label {
+                Some(label) => self.store.labelled_after(label, after.as_ref(), max)?,
+                None => self.store.keys_after(after.as_ref(), max)?,
+            };
             let stored: Vec<_> = stored
                 .into_iter()
                 .map(|(key, seq)| (key, Some(seq)))
                 .collect();
-            let from = after.clone().map_or(Bound::Unbounded, Bound::Excluded);
-            let layered = self.layers().map(|layer| {
-                let ids = layer.ids.range((from.clone(), Bound::Unbounded)).take(max);
-                ids.map(|(key, seq)| (key.clone(), *seq)).collect()
-            });
+            let layered = self.layers();
+            let layered = layered.map(|layer| layer.keys_after(label, after.as_ref(), max));
             // Oldest first, so that newer ones overwrite.
             let mut sources: Vec<Vec<(Key, Option<Seq>)>> = layered.collect();
             sources.push(stored);

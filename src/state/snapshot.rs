@@ -156,7 +156,7 @@ impl Reading {
             let row = self.counts.entry(record.task.key.app.clone()).or_default();
             row[record.task.stage as usize] += 1;
             let seq: Seq = record.task.seq;
-            self.layer.ids.insert(record.task.key.clone(), Some(seq));
+            self.layer.enlist(&record.task);
             self.layer.cells.insert(
                 seq,
                 Cell {

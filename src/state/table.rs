@@ -183,7 +183,7 @@ impl Table {
         self.count(&record.task, true);
         self.index(&record.task);
         let seq = record.task.seq;
-        self.dirty.ids.insert(record.task.key.clone(), Some(seq));
+        self.dirty.enlist(&record.task);
         self.dirty.cells.insert(
             seq,
             Cell {
@@ -206,6 +206,7 @@ impl Table {
             f(&mut record.task);
             if !Arc::ptr_eq(&spec, &record.task.spec) {
                 record.spec_hash = xxhash_rust::xxh3::xxh3_64(&record.task.spec);
+                self.dirty.relabel(&spec, &record.task);
             }
             record.task.index = entry.index;
             record.task.version = record.task.version.wrapping_add(1);
@@ -244,7 +245,7 @@ impl Table {
         self.unindex(&record.task);
         self.hash.remove(record.hash);
         self.count(&record.task, false);
-        self.dirty.ids.insert(record.task.key, None);
+        self.dirty.delist(&record.task);
         self.dirty.cells.insert(
             seq,
             Cell {

@@ -94,6 +94,43 @@ fn a_task_from_submit_to_cancel() {
 }
 
 #[test]
+fn tasks_are_explained_by_their_label() {
+    let node = shared();
+    for (app, id) in [("m-why", "a"), ("m-why", "b"), ("m-why-2", "c")] {
+        let more = json!({ "delay": "1h", "labels": { "case": "m-why", "id": id } });
+        node.submit(&with(task(app, id, URL), more));
+    }
+    node.delete("/v1/tasks/m-why/b").expect(200);
+    let all = node.cli(&["task", "explain", "--label", "case=m-why"]);
+    assert_eq!(all.code, Some(0), "{all:?}");
+    let lines: Vec<&str> = all.out.lines().collect();
+    for (n, title) in [
+        (0, "m-why/a (scheduled)"),
+        (3, "m-why/b (cancelled)"),
+        (6, "m-why-2/c (scheduled)"),
+    ] {
+        assert_eq!(lines[n], title, "{}", all.out);
+        assert!(lines[n + 1].starts_with("It was submitted at"), "{all:?}");
+    }
+    let one = [
+        "task",
+        "explain",
+        "--label",
+        "case=m-why",
+        "--label",
+        "id=b",
+    ];
+    let one = json(node, &one);
+    let whole = json(node, &["task", "explain", "m-why", "b"]);
+    assert_eq!(one, whole, "--json is what the server answered");
+    let of_app = ["task", "explain", "m-why-2", "--label", "case=m-why"];
+    assert_eq!(json(node, &of_app)["id"], "c");
+    let none = node.cli(&["task", "explain", "--label", "case=m-nobody"]);
+    assert_eq!((none.code, &*none.out), (Some(1), ""));
+    assert!(none.err.contains("no task has case=m-nobody"), "{none:?}");
+}
+
+#[test]
 fn run_and_done() {
     let node = shared();
     let url = receiver().on("/m-run", |n| Reply::Status(if n == 1 { 410 } else { 200 }));

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-use super::node::{Node, now, shared};
-use super::task::{task, with};
+use super::node::{Node, now, shared, until};
+use super::task::{PATIENCE, task, with};
 
 const URL: &str = "http://127.0.0.1:9/hook";
 
@@ -94,6 +94,88 @@ fn in_order_and_filtered() {
     assert_eq!(names(&list(node, "app=l-orde")), [""; 0]);
     let whole = node.task("l-order", "a");
     assert_eq!(list(node, "app=l-order&label.order=1")["tasks"][0], whole);
+}
+
+/// What is due soon is in memory, what is due in a month lies in the store; after a checkpoint, and
+/// after a restart, both are found by their label, and only they are looked at.
+#[test]
+fn a_label_finds_what_is_near_and_what_is_far() {
+    let settings = [
+        ("HOROLOG_RAFT_SNAPSHOT_ENTRIES", "60"),
+        ("HOROLOG_STORE_CHECKPOINT_AGE", "500ms"),
+    ];
+    let mut node = Node::start(&settings);
+    let sent = |id: &str, delay: &str, labels: Value| {
+        let more = json!({ "delay": delay, "labels": labels });
+        node.submit(&with(task("l-far", id, URL), more))["index"]
+            .as_u64()
+            .unwrap()
+    };
+    for n in 0..40 {
+        let delay = if n % 2 == 0 { "1h" } else { "30d" };
+        sent(&format!("other-{n:02}"), delay, json!({ "all": "yes" }));
+    }
+    sent("near", "1h", json!({ "order": "17", "all": "yes" }));
+    let last = sent("far", "30d", json!({ "order": "17", "all": "yes" }));
+    let checkpointed = |node: &Node, index: u64| {
+        until("a checkpoint", PATIENCE, || {
+            let cluster = node.get("/v1/cluster").expect(200).json();
+            let done = cluster["nodes"][0]["checkpoint"].as_u64()? >= index;
+            done.then_some(())
+        });
+    };
+    let found = |node: &Node, query: &str| names(&list(node, query));
+    let dry = json!({ "filter": { "labels": { "order": "17", "all": "yes" } },
+        "action": "cancel", "dry_run": true });
+    let check = |node: &Node, ids: &[&str]| {
+        assert_eq!(found(node, "label.order=17"), ids);
+        assert_eq!(found(node, "label.all=yes&label.order=17&app=l-far"), ids);
+        assert_eq!(found(node, "label.order=17&app=l-fa"), [""; 0]);
+        let told = node.post("/v1/tasks/bulk", &dry).expect(200).json();
+        let looked = (&told["examined"], &told["changed"]);
+        assert_eq!(looked, (&json!(ids.len()), &json!(ids.len())), "{told}");
+    };
+    check(&node, &["l-far/far", "l-far/near"]);
+    checkpointed(&node, last);
+    check(&node, &["l-far/far", "l-far/near"]);
+    node.crash_and_restart();
+    check(&node, &["l-far/far", "l-far/near"]);
+    // The same submit is recognized on disk; labels move with a change, of far tasks too.
+    let again = with(
+        task("l-far", "far", URL),
+        json!({ "delay": "30d", "labels": { "order": "17", "all": "yes" } }),
+    );
+    node.post("/v1/tasks", &again).expect(200);
+    let other = with(task("l-far", "far", URL), json!({ "delay": "31d" }));
+    node.post("/v1/tasks", &other).problem(409);
+    let moved = json!({ "labels": { "order": "18" } });
+    node.patch("/v1/tasks/l-far/far", &moved).expect(200);
+    let changed = node.patch(
+        "/v1/tasks/l-far/other-01",
+        &json!({ "labels": { "order": "17" } }),
+    );
+    let last = changed.expect(200).index();
+    check(&node, &["l-far/near", "l-far/other-01"]);
+    assert_eq!(found(&node, "label.order=18"), ["l-far/far"]);
+    checkpointed(&node, last);
+    node.crash_and_restart();
+    check(&node, &["l-far/near", "l-far/other-01"]);
+    assert_eq!(found(&node, "label.order=18"), ["l-far/far"]);
+    // And in pages, all of them once.
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = list(&node, &format!("label.all=yes&limit=5{cursor}"));
+        seen.extend(names(&page));
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen.len(), 42, "{seen:?}");
+    assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
+    let dir = node.crash();
+    let verified = super::node::cli(&["log", "verify", dir.to_str().unwrap()], &[]);
+    assert_eq!(verified.code, Some(0), "{verified:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use proptest::test_runner::TestRunner;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::super::{RedbStore, Store as _};
+use super::super::{Label, RedbStore, Store as _};
 use super::script::{self, Step};
 use super::{State, StateHash, empty, steps};
 use crate::log::sim_disk::{Dice, SimDisk};
@@ -255,6 +255,7 @@ fn served(store: &RedbStore) -> Vec<Option<String>> {
         tell(store.saved()),
         tell(store.open()),
         tell(store.keys_after(None, all)),
+        tell(store.labelled_after(Label::new("how", "2"), None, all)),
         tell(store.marks_until(end, all)),
         tell(store.image().and_then(|image| image.marks())),
         tell(store.far_minute(0)),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Found, Image, Saved, Store, Writer};
 use crate::model::{Key, Row, Seq, Time};
+use crate::state::label::Label;
 use crate::state::layer::{Cell, Layer, Minute, Place, minute};
 use crate::state::record::Record;
 use crate::state::{Class, Mark};
@@ -14,6 +15,7 @@ use crate::state::{Class, Mark};
 struct Rows {
     records: BTreeMap<Seq, (Record, Vec<Row>)>,
     keys: BTreeMap<Key, Seq>,
+    labels: BTreeMap<(Label, Key), Seq>,
     far: BTreeMap<(Minute, Seq), Time>,
     open: BTreeSet<Seq>,
     finished: [BTreeSet<(Time, Seq)>; 2],
@@ -28,6 +30,16 @@ pub struct MemoryStore(Arc<Mutex<Rows>>);
 impl MemoryStore {
     fn lock(&self) -> MutexGuard<'_, Rows> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Inserts what is there, removes what is `None`.
+fn put_all<K: Ord + Clone, V: Clone>(table: &mut BTreeMap<K, V>, news: &BTreeMap<K, Option<V>>) {
+    for (key, value) in news {
+        match value {
+            Some(value) => drop(table.insert(key.clone(), value.clone())),
+            None => drop(table.remove(key)),
+        }
     }
 }
 
@@ -75,18 +87,9 @@ impl Writer for MemoryStore {
             .cells
             .iter()
             .for_each(|(seq, cell)| rows.write(*seq, cell));
-        for (key, seq) in &layer.ids {
-            match seq {
-                Some(seq) => drop(rows.keys.insert(key.clone(), *seq)),
-                None => drop(rows.keys.remove(key)),
-            }
-        }
-        for (key, mark) in &layer.marks {
-            match mark {
-                Some(mark) => drop(rows.marks.insert(key.clone(), mark.clone())),
-                None => drop(rows.marks.remove(key)),
-            }
-        }
+        put_all(&mut rows.keys, &layer.ids);
+        put_all(&mut rows.labels, &layer.labels);
+        put_all(&mut rows.marks, &layer.marks);
         rows.saved = Some(saved.clone());
         Ok(())
     }
@@ -119,6 +122,20 @@ impl Store for MemoryStore {
         let rows = self.lock();
         let keys = rows.keys.range((from, Bound::Unbounded)).take(max);
         Ok(keys.map(|(key, seq)| (key.clone(), *seq)).collect())
+    }
+
+    fn labelled_after(
+        &self,
+        label: Label,
+        after: Option<&Key>,
+        max: usize,
+    ) -> Found<Vec<(Key, Seq)>> {
+        let rows = self.lock();
+        let labelled = rows.labels.range((label.after(after), Bound::Unbounded));
+        let labelled = labelled.take_while(|((of, _), _)| *of == label).take(max);
+        Ok(labelled
+            .map(|((_, key), seq)| (key.clone(), *seq))
+            .collect())
     }
 
     fn far_minute(&self, from: Minute) -> Found<Option<Minute>> {

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::hash::StateHash;
+use super::label::Label;
 use super::layer::{Layer, Minute};
 use super::record::Record;
 use super::{Class, Core, Mark, StoreFault};
@@ -48,6 +49,13 @@ pub trait Store: Send {
     fn seq(&self, key: &Key) -> Found<Option<Seq>>;
     /// The first keys after one, in order.
     fn keys_after(&self, after: Option<&Key>, max: usize) -> Found<Vec<(Key, Seq)>>;
+    /// The same of the tasks with a label.
+    fn labelled_after(
+        &self,
+        label: Label,
+        after: Option<&Key>,
+        max: usize,
+    ) -> Found<Vec<(Key, Seq)>>;
     /// The first minute from here on in which a task waits.
     fn far_minute(&self, from: Minute) -> Found<Option<Minute>>;
     /// Tasks that wait for a minute, by number, after one.

@@ -21,6 +21,7 @@ use super::redb_codec::*;
 use super::redb_write::RedbWriter;
 use super::{Found, Image, Saved, Store, Writer};
 use crate::model::{Key, Row, Seq, Time};
+use crate::state::label::Label;
 use crate::state::layer::{MINUTE_MS, Minute};
 use crate::state::record::Record;
 use crate::state::{Class, Mark, StoreFault};
@@ -176,6 +177,7 @@ fn make_tables(db: &Database) -> Result<(), redb::Error> {
     let txn = db.begin_write()?;
     txn.open_table(TASKS)?;
     txn.open_table(IDS)?;
+    txn.open_table(LABELS)?;
     txn.open_table(FAR)?;
     txn.open_table(OPEN)?;
     txn.open_table(FINISHED)?;
@@ -191,6 +193,7 @@ pub(super) struct View {
     _txn: ReadTransaction,
     pub(super) tasks: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) ids: ReadOnlyTable<&'static [u8], u64>,
+    pub(super) labels: ReadOnlyTable<(u128, &'static [u8]), u64>,
     pub(super) far: ReadOnlyTable<(u32, u64), u16>,
     pub(super) open: ReadOnlyTable<u64, ()>,
     pub(super) finished: ReadOnlyTable<(u8, u64, u64), ()>,
@@ -212,12 +215,18 @@ pub(super) fn task(seq: Seq, bytes: &[u8]) -> Found<Record> {
     }
 }
 
+/// The first bytes that sort after a key: no key has a zero byte behind its id.
+fn bytes_after(key: Option<&Key>) -> Vec<u8> {
+    key.map_or_else(Vec::new, |key| [&*key_bytes(key), b"\0"].concat())
+}
+
 impl View {
     pub(super) fn new(db: &Database) -> Found<View> {
         let txn = db.begin_read().map_err(reading)?;
         let view = View {
             tasks: txn.open_table(TASKS).map_err(reading)?,
             ids: txn.open_table(IDS).map_err(reading)?,
+            labels: txn.open_table(LABELS).map_err(reading)?,
             far: txn.open_table(FAR).map_err(reading)?,
             open: txn.open_table(OPEN).map_err(reading)?,
             finished: txn.open_table(FINISHED).map_err(reading)?,
@@ -274,14 +283,35 @@ impl Store for RedbStore {
 
     fn keys_after(&self, after: Option<&Key>, max: usize) -> Found<Vec<(Key, Seq)>> {
         guarded(READING, || {
-            // The first bytes that sort after a key: no key has a zero byte behind its id.
-            let from = after.map_or_else(Vec::new, |key| [&*key_bytes(key), b"\0"].concat());
+            let from = bytes_after(after);
             let rows = self.view.ids.range(&*from..).map_err(reading)?.take(max);
             rows.map(|row| {
                 let (key, seq) = row.map_err(reading)?;
                 Ok((read_key(key.value())?, Seq(seq.value())))
             })
             .collect()
+        })
+    }
+
+    fn labelled_after(
+        &self,
+        label: Label,
+        after: Option<&Key>,
+        max: usize,
+    ) -> Found<Vec<(Key, Seq)>> {
+        guarded(READING, || {
+            let from = bytes_after(after);
+            let rows = self.view.labels.range((label.0, &*from)..);
+            let mut labelled = Vec::new();
+            for row in rows.map_err(reading)?.take(max) {
+                let (place, seq) = row.map_err(reading)?;
+                let (of, key) = place.value();
+                if of != label.0 {
+                    break;
+                }
+                labelled.push((read_key(key)?, Seq(seq.value())));
+            }
+            Ok(labelled)
         })
     }
 

@@ -10,6 +10,8 @@ pub(super) const TASKS: TableDefinition<u64, &[u8]> = TableDefinition::new("task
 /// `app`, a zero byte, `id` → number. The zero sorts before every allowed character, so the
 /// bytes order like (app, id).
 pub(super) const IDS: TableDefinition<&[u8], u64> = TableDefinition::new("ids");
+/// (label, a key as in [`IDS`]) → number.
+pub(super) const LABELS: TableDefinition<(u128, &[u8]), u64> = TableDefinition::new("labels");
 /// (due minute, number) → millisecond within the minute.
 pub(super) const FAR: TableDefinition<(u32, u64), u16> = TableDefinition::new("far");
 pub(super) const OPEN: TableDefinition<u64, ()> = TableDefinition::new("open");

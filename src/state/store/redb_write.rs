@@ -43,6 +43,7 @@ type Written = Result<(), redb::Error>;
 fn write_all(txn: &WriteTransaction, layer: &Layer, saved: &Saved) -> Written {
     write_tasks(&mut txn.open_table(TASKS)?, layer)?;
     write_ids(&mut txn.open_table(IDS)?, layer)?;
+    write_labels(&mut txn.open_table(LABELS)?, layer)?;
     write_places(txn, layer)?;
     write_history(&mut txn.open_table(HISTORY)?, layer)?;
     write_marks(txn, layer)?;
@@ -66,6 +67,17 @@ fn write_ids(table: &mut Table<&[u8], u64>, layer: &Layer) -> Written {
         match seq {
             Some(seq) => drop(table.insert(&*key_bytes(key), seq.0)?),
             None => drop(table.remove(&*key_bytes(key))?),
+        }
+    }
+    Ok(())
+}
+
+fn write_labels(table: &mut Table<(u128, &[u8]), u64>, layer: &Layer) -> Written {
+    for ((label, key), seq) in &layer.labels {
+        let key = key_bytes(key);
+        match seq {
+            Some(seq) => drop(table.insert((label.0, &*key), seq.0)?),
+            None => drop(table.remove((label.0, &*key))?),
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ use super::redb_codec::*;
 use super::{Found, Saved};
 use crate::model::limits::HISTORY_ROWS_MAX;
 use crate::model::{Row, Seq};
+use crate::state::label::labels;
 use crate::state::layer::{MINUTE_MS, Place, minute};
 use crate::state::record::Record;
 use crate::state::{Mark, StateHash};
@@ -87,6 +88,8 @@ struct Check {
     counts: BTreeMap<Arc<str>, [u64; 8]>,
     /// Rows that there should be: waiting, open, finished.
     places: [u64; 3],
+    /// Rows that the index of labels should have.
+    labels: u64,
 }
 
 struct Sum(StateHash);
@@ -161,6 +164,13 @@ impl Check {
         if id.map(|id| id.value()) != Some(seq.0) {
             self.say(format!("{what}: `ids` does not lead to it"));
         }
+        for label in labels(&task.spec) {
+            self.labels += 1;
+            let row = view.labels.get((label.0, &*key)).map_err(reading)?;
+            if row.map(|row| row.value()) != Some(seq.0) {
+                self.say(format!("{what}: `labels` does not lead to it"));
+            }
+        }
         let (n, name, there) = match Place::of(task) {
             Place::Far(at) => {
                 let row = view.far.get((minute(at), seq.0)).map_err(reading)?;
@@ -221,6 +231,7 @@ impl Check {
         let [far, open, finished] = self.places;
         let tables = [
             ("ids", view.ids.len(), v.tasks),
+            ("labels", view.labels.len(), self.labels),
             ("far", view.far.len(), far),
             ("open", view.open.len(), open),
             ("finished", view.finished.len(), finished),
@@ -269,7 +280,12 @@ mod tests {
     use super::*;
     use crate::model::{Batch, By, Key, Spec, Submit, Time, When};
     use crate::model::{Cancel, Change, Event, Http, Target};
-    use crate::state::{RedbStore, State};
+    use crate::state::{Label, RedbStore, State};
+
+    /// The label of a task of [`submit`].
+    fn label(n: u64) -> (String, String) {
+        ("order".into(), n.to_string())
+    }
 
     fn submit(n: u64) -> Event {
         let http = Http {
@@ -281,7 +297,7 @@ mod tests {
             retry: None,
             accept_timeout: None,
             expires_at: None,
-            labels: BTreeMap::new(),
+            labels: [label(n)].into(),
         };
         let (spec, when) = (spec.encode(), When::At(Time(10_000_000 + n)));
         Event::from(Submit {
@@ -351,8 +367,13 @@ mod tests {
             let at = Time(10_000_050);
             let mut far = txn.open_table(FAR).unwrap();
             assert!(far.remove((minute(at), seq)).unwrap().is_some());
+            let (name, value) = label(50);
+            let place = (Label::new(&name, &value).0, &*key);
+            let mut labels = txn.open_table(LABELS).unwrap();
+            assert!(labels.remove(place).unwrap().is_some());
         });
         let said = findings(&path);
+        assert!(!said.contains("`labels`"), "{said}");
         assert!(said.contains("a record was lost or changed"), "{said}");
         assert!(said.contains("application shop: tasks by stage"), "{said}");
     }
@@ -385,6 +406,38 @@ mod tests {
             said.contains("`open` has 1 rows; the records ask for 0"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn an_index_of_labels_that_lacks_one_or_has_one_too_many_is_named() {
+        let key = key_bytes(&Key::new("shop", "order-4").unwrap());
+        let place = |n: u64| {
+            let (name, value) = label(n);
+            Label::new(&name, &value).0
+        };
+        let (_dir, path) = store();
+        by_hand(&path, |txn| {
+            let mut labels = txn.open_table(LABELS).unwrap();
+            assert!(labels.remove((place(4), &*key)).unwrap().is_some());
+        });
+        let said = findings(&path);
+        let lacks = "task 5 (shop/order-4): `labels` does not lead to it";
+        assert!(said.contains(lacks), "{said}");
+        let (_dir, path) = store();
+        by_hand(&path, |txn| {
+            let mut labels = txn.open_table(LABELS).unwrap();
+            assert!(labels.insert((place(7), &*key), 5).unwrap().is_none());
+        });
+        let said = findings(&path);
+        let many = "`labels` has 301 rows; the records ask for 300";
+        assert!(said.contains(many), "{said}");
+        let (_dir, path) = store();
+        by_hand(&path, |txn| {
+            let mut labels = txn.open_table(LABELS).unwrap();
+            labels.insert((place(4), &*key), 6).unwrap();
+        });
+        let said = findings(&path);
+        assert!(said.contains(lacks), "{said}");
     }
 
     /// Wherever a page that is in use was hit, something is said.

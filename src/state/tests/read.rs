@@ -71,6 +71,99 @@ fn filters_narrow_by_stage_instant_and_labels() {
     );
 }
 
+/// How many records a list looked at, and which it showed.
+fn looked(desk: &Desk, labels: &[(&str, &str)]) -> (usize, Vec<String>) {
+    let filter = Filter {
+        labels: labels
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect(),
+        ..Filter::default()
+    };
+    let page = desk.state.list(&filter, None, 1_000).unwrap();
+    assert_eq!(page.next, None);
+    let ids = page.tasks.iter().map(|task| task.key.id.to_string());
+    (page.examined, ids.collect())
+}
+
+#[test]
+fn a_label_leads_to_its_tasks_and_to_no_others() {
+    let mut desk = Desk::new();
+    let month = 30 * 24 * 3_600_000;
+    let labelled = |id: &str, due: u64, labels: &[(&str, &str)]| {
+        let labels = labels.iter().map(|(n, v)| (n.to_string(), v.to_string()));
+        let labels = labels.collect();
+        Event::from(submit(id, When::At(Time(due)), &Spec { labels, ..spec() }))
+    };
+    let all = ("all", "yes");
+    let mut events: Vec<Event> = (0..600)
+        .map(|n| labelled(&format!("t{n:03}"), month, &[all]))
+        .collect();
+    events.extend((0..600).map(|n| labelled(&format!("u{n:03}"), 9_000, &[])));
+    // One far, one near; in the middle of the others, and behind them.
+    events.push(labelled("t300x", month, &[all, ("order", "17")]));
+    events.push(labelled("z", 9_000, &[all, ("order", "17"), ("size", "l")]));
+    desk.fold_all(events);
+    for _ in 0..2 {
+        let order = ("order", "17");
+        let both = vec!["t300x".to_string(), "z".to_string()];
+        assert_eq!(looked(&desk, &[order]), (2, both.clone()));
+        // Of several labels the rarest is followed, whichever is named first.
+        assert_eq!(looked(&desk, &[all, order]), (2, both.clone()));
+        assert_eq!(looked(&desk, &[order, all]), (2, both));
+        assert_eq!(looked(&desk, &[order, ("size", "l"), all]).0, 1);
+        assert_eq!(looked(&desk, &[all]).0, 602);
+        // Neither another value nor name and value with another border between them.
+        for no in [("order", "1"), ("order", "170"), ("order1", "7"), ("", "")] {
+            assert_eq!(looked(&desk, &[no]), (0, Vec::new()), "{no:?}");
+        }
+        desk.state.cool(|_| true);
+    }
+}
+
+#[test]
+fn labels_follow_a_change_and_leave_with_the_task() {
+    for cooled in [false, true] {
+        let mut desk = Desk::new();
+        let with = |value: &str| Spec {
+            labels: [("order".to_string(), value.to_string())].into(),
+            ..spec()
+        };
+        for id in ["a", "b"] {
+            desk.fold(submit(id, When::At(Time(9_000)), &with("17")));
+        }
+        let between = |desk: &mut Desk| {
+            if cooled {
+                desk.state.cool(|_| true);
+            }
+        };
+        between(&mut desk);
+        desk.fold(ChangeTask {
+            spec: Some(with("18").encode()),
+            ..change("a")
+        });
+        between(&mut desk);
+        assert_eq!(looked(&desk, &[("order", "17")]), (1, vec!["b".into()]));
+        assert_eq!(looked(&desk, &[("order", "18")]), (1, vec!["a".into()]));
+        desk.fold(cancel("b"));
+        between(&mut desk);
+        assert_eq!(looked(&desk, &[("order", "17")]).0, 1, "it is still kept");
+        desk.at(50_000).fold(retire(40_000, 0, 10));
+        between(&mut desk);
+        assert_eq!(looked(&desk, &[("order", "17")]).0, 0);
+        // The id is free again, and takes other labels.
+        desk.fold(submit("b", When::At(Time(90_000)), &with("18")));
+        between(&mut desk);
+        assert_eq!(looked(&desk, &[("order", "18")]).0, 2);
+        desk.fold(ChangeTask {
+            spec: Some(spec().encode()),
+            ..change("a")
+        });
+        between(&mut desk);
+        assert_eq!(looked(&desk, &[("order", "18")]), (1, vec!["b".into()]));
+    }
+}
+
 #[test]
 fn a_page_is_bounded_by_what_it_examines() {
     let mut desk = Desk::new();
