@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::machine::{Folded, Machine};
+use super::upkeep::Cadence;
 use super::snapshots::Snapshots;
 use super::storage::Storage;
 use super::types::Types;
@@ -27,7 +28,7 @@ impl StoreBuilder<Types, Storage, Machine, TempDir> for Stores {
             .map_err(|e| failed(std::io::Error::other(e.to_string())))?;
         let snapshots = Snapshots::open(dir.path().join("snapshots")).map_err(failed)?;
         let machine =
-            Machine::open(snapshots, Arc::new(Folded::default()), (1, 1)).map_err(failed)?;
+            Machine::open(snapshots, Arc::new(Folded::new(&Cadence::default())), (1, 1)).map_err(failed)?;
         Ok((dir, Storage(log), machine))
     }
 }
