@@ -37,7 +37,7 @@ const HEAD: TableDefinition<(), &[u8]> = TableDefinition::new("head");
 
 /// Pages redb may keep. The log's own tail serves what is read often; this is for the inner pages
 /// of the tree and for a follower that is far behind.
-const CACHE_BYTES: usize = 32 << 20;
+const CACHE_BYTES: usize = 16 << 20;
 
 /// The log in a redb file.
 pub struct RedbEngine {

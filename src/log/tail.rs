@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::entry::Entry;
 
 /// Entries are dropped from the front once they are durable and the tail is longer than this.
-pub const TAIL_BYTES_MAX: usize = 64 << 20;
+pub const TAIL_BYTES_MAX: usize = 16 << 20;
 
 /// A run of consecutive entries that ends where the log ends.
 #[derive(Default)]

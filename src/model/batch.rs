@@ -54,6 +54,8 @@ impl Batch {
             let length = (out.len() - length_at - 4) as u32;
             out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
         }
+        // It stays in memory for a while, as a part of the log.
+        out.shrink_to_fit();
         out
     }
 

@@ -48,10 +48,12 @@ impl Config {
             },
             cadence: Cadence {
                 entries: settings.raft.snapshot_entries,
+                tasks: settings.store.checkpoint_tasks,
                 bytes: settings.store.checkpoint_bytes,
                 age: settings.store.checkpoint_age,
                 window: settings.store.window,
                 kept: settings.raft.kept_entries,
+                kept_bytes: settings.raft.kept_bytes,
             },
             secret: settings
                 .cluster

@@ -82,6 +82,7 @@ pub struct Raft {
     pub timing: Timing,
     pub snapshot_entries: u64,
     pub kept_entries: u64,
+    pub kept_bytes: u64,
 }
 
 /// How soon the loss of a leader is noticed, against how much jitter is endured.
@@ -111,6 +112,7 @@ pub enum Engine {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
+    pub checkpoint_tasks: u64,
     pub checkpoint_bytes: u64,
     pub checkpoint_age: Span,
     pub window: Span,
@@ -203,6 +205,7 @@ impl Default for Raft {
             timing: Timing::default(),
             snapshot_entries: cadence.entries,
             kept_entries: cadence.kept,
+            kept_bytes: cadence.kept_bytes,
         }
     }
 }
@@ -211,6 +214,7 @@ impl Default for Store {
     fn default() -> Store {
         let cadence = Cadence::default();
         Store {
+            checkpoint_tasks: cadence.tasks,
             checkpoint_bytes: cadence.bytes,
             checkpoint_age: cadence.age,
             window: cadence.window,
@@ -315,6 +319,7 @@ impl Settings {
         for (key, wrong) in [
             ("callbacks.per_target", self.callbacks.per_target == 0),
             ("raft.snapshot_entries", self.raft.snapshot_entries == 0),
+            ("store.checkpoint_tasks", self.store.checkpoint_tasks == 0),
             ("store.checkpoint_bytes", self.store.checkpoint_bytes == 0),
             (
                 "store.checkpoint_age",

@@ -127,16 +127,28 @@ pub const KEYS: &[Key] = &[
         "so many entries stay behind a snapshot, for nodes that are a little behind",
     ),
     key(
+        "raft.kept_bytes",
+        Kind::Number,
+        "",
+        "but no more of them than have so many bytes of events: a start walks through the log's file",
+    ),
+    key(
         "log.engine",
         Kind::Text,
         "",
         "`redb` or `sled` (a feature of the build)",
     ),
     key(
+        "store.checkpoint_tasks",
+        Kind::Number,
+        "",
+        "the state goes to the store when so many tasks have changed since its last checkpoint; twice as many are held while one is written, then submits wait",
+    ),
+    key(
         "store.checkpoint_bytes",
         Kind::Number,
         "",
-        "the state goes to the store when so many bytes of events are behind its last checkpoint",
+        "or when so many bytes of events are behind it; they bound what is held in the same way",
     ),
     key(
         "store.checkpoint_age",

@@ -7,12 +7,13 @@ use openraft::storage::{
 use openraft::{EntryPayload, StoredMembership};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
 
+use super::gathered::{Gathered, Writing};
 use super::rim::{NoRim, Rim};
 use super::snapshots::{SnapshotData, Snapshots, write_out};
 use super::types::{Attachment, Entry, LeaderId, LogId, Member, Reply, Stored, Types};
+use super::upkeep::Cadence;
 use crate::model::{Batch, Boot, Change, Epoch, NodeId, Seq, decode, encode};
 use crate::state::{Checkpoint, Shared};
 
@@ -26,20 +27,20 @@ pub(crate) struct Folded {
     pub(crate) due: Notify,
     /// A task reached a final stage.
     pub(crate) finished: tokio::sync::broadcast::Sender<Seq>,
-    /// Bytes of events folded so far by this process.
-    pub(crate) bytes: AtomicU64,
+    /// What no checkpoint has yet.
+    pub(crate) gathered: Arc<Gathered>,
 }
 
 /// So many finished tasks may be waited for before a slow waiter has to look for itself.
 const FINISHED_BACKLOG: usize = 4_096;
 
-impl Default for Folded {
-    fn default() -> Folded {
+impl Folded {
+    pub(crate) fn new(cadence: &Cadence) -> Folded {
         Folded {
             applied: watch::Sender::new(0),
             due: Notify::new(),
             finished: tokio::sync::broadcast::Sender::new(FINISHED_BACKLOG),
-            bytes: AtomicU64::new(0),
+            gathered: Arc::new(Gathered::new(cadence.tasks, cadence.bytes)),
         }
     }
 }
@@ -108,13 +109,13 @@ impl Machine {
             EntryPayload::Normal(payload) => {
                 let batch = Batch::decode(&payload.0).map_err(io::Error::other)?;
                 let changes = &mut self.changes;
-                reply.0 = self.state.write(|state| {
+                let gathered;
+                (reply.0, gathered) = self.state.write(|state| {
                     state.prepare(&batch).map_err(io::Error::other)?;
-                    Ok::<_, io::Error>(state.apply(index, batch, changes))
+                    let outcomes = state.apply(index, batch, changes);
+                    Ok::<_, io::Error>((outcomes, state.gathered()))
                 })?;
-                self.folded
-                    .bytes
-                    .fetch_add(payload.0.len() as u64, Ordering::Relaxed);
+                self.folded.gathered.note(gathered, payload.0.len());
             }
             EntryPayload::Membership(members) => {
                 self.state.write(|state| state.advance(index));
@@ -192,6 +193,7 @@ impl RaftStateMachine<Types> for Machine {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let index = entry.log_id.index();
+            self.folded.gathered.room().await;
             let reply = self.fold(entry)?;
             self.folded.applied.send_replace(index);
             if let Some(responder) = responder {
@@ -211,8 +213,10 @@ impl RaftStateMachine<Types> for Machine {
     async fn get_snapshot_builder(&mut self) -> Builder {
         let attachment = encode(&Attachment::new(self.applied.as_ref(), &self.members));
         let checkpoint = self.state.write(|state| state.begin_checkpoint(attachment));
+        let writing = checkpoint.as_ref().map(|_| self.folded.gathered.begin());
         Builder {
             checkpoint,
+            writing,
             meta: self.meta(),
             state: self.state.clone(),
             snapshots: self.snapshots.clone(),
@@ -231,6 +235,7 @@ impl RaftStateMachine<Types> for Machine {
         let index = state.applied();
         tracing::info!(index, "took in a snapshot");
         let old = self.state.write(|live| std::mem::replace(live, state));
+        self.folded.gathered.clear();
         drop(tokio::task::spawn_blocking(move || drop(old)));
         self.folded.applied.send_replace(index);
         self.hand_out_all();
@@ -264,6 +269,7 @@ impl RaftStateMachine<Types> for Machine {
 /// Writes a checkpoint to the store, beside the fold.
 pub(crate) struct Builder {
     checkpoint: Option<Checkpoint>,
+    writing: Option<Writing>,
     meta: Meta,
     state: Shared,
     snapshots: Snapshots,
@@ -277,12 +283,13 @@ impl RaftSnapshotBuilder<Types> for Builder {
     ) -> io::Result<Snapshot<LeaderId, u64, Member, SnapshotData>> {
         let busy = || io::Error::other("a checkpoint is on its way already");
         let checkpoint = self.checkpoint.take().ok_or_else(busy)?;
+        let writing = self.writing.take();
         let (state, index) = (self.state.clone(), checkpoint.index());
         let written = tokio::task::spawn_blocking(move || {
             checkpoint.write()?;
             let old = state.write(|state| state.end_checkpoint())?;
             // Here, and not under the lock: a generation takes its time to be dropped.
-            drop((old, checkpoint));
+            drop((old, checkpoint, writing));
             state.read(|state| state.image())
         });
         let image = written

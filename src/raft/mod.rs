@@ -8,12 +8,14 @@
 //! storage.rs   entries into the log
 //! peer/        framed calls between nodes; network.rs and service.rs speak openraft over them
 //! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
+//! gathered.rs  how much waits for a checkpoint, and who waits for it
 //! form.rs      becoming a member      upkeep.rs  leases, snapshots, purges
 //! ```
 
 mod cluster;
 mod duties;
 mod form;
+mod gathered;
 mod heartbeat;
 mod inner;
 mod lead;

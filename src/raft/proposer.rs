@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::gathered::Gathered;
 use super::types::{Payload, Raft, Reply, Types};
 use super::wire::Verdict;
 use crate::model::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
@@ -73,6 +74,7 @@ pub(crate) struct Proposer {
     open_term: AtomicU64,
     last_stamp: AtomicU64,
     under_way: Arc<Semaphore>,
+    gathered: Arc<Gathered>,
     clock: Arc<dyn Clock>,
     commit: Mutex<Commits>,
 }
@@ -101,13 +103,14 @@ impl Commits {
 }
 
 impl Proposer {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Proposer {
+    pub(crate) fn new(clock: Arc<dyn Clock>, gathered: Arc<Gathered>) -> Proposer {
         Proposer {
             queues: Mutex::default(),
             work: Notify::new(),
             open_term: AtomicU64::new(0),
             last_stamp: AtomicU64::new(0),
             under_way: Arc::new(Semaphore::new(ENTRIES_UNDER_WAY)),
+            gathered,
             clock,
             commit: Mutex::default(),
         }
@@ -162,10 +165,13 @@ impl Proposer {
 
     /// Appends what is queued, until told to stop.
     pub(crate) async fn run(self: Arc<Self>, raft: Raft, state: Shared, stop: CancellationToken) {
+        let mut checkpoints = self.gathered.watch();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.work.notified() => {}
+                // Submits that were held back may go on.
+                Ok(()) = checkpoints.changed() => {}
             }
             loop {
                 let Ok(place) = self.under_way.clone().acquire_owned().await else {
@@ -180,11 +186,17 @@ impl Proposer {
         }
     }
 
-    /// The next entry's requests: whole ones, at least one, by class.
+    /// The next entry's requests: whole ones, by class. Submits stay while the state has more of
+    /// them than its checkpoints can follow; what is due must not wait for these.
     fn take(&self) -> Vec<Request> {
+        let held_back = self.gathered.holds_back();
+        let classes = match held_back {
+            true => Class::Submit as usize,
+            false => Class::ALL.len(),
+        };
         let mut queues = lock(&self.queues);
         let (mut taken, mut events, mut bytes) = (Vec::new(), 0, 0);
-        for queue in queues.iter_mut() {
+        for queue in queues.iter_mut().take(classes) {
             while let Some(next) = queue.requests.front() {
                 let fits = events + next.count <= BATCH_EVENTS_MAX
                     && bytes + next.bytes <= BATCH_BYTES_MAX;

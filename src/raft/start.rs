@@ -91,7 +91,7 @@ pub async fn start(
     rim: impl FnOnce(&Shared) -> Arc<dyn Rim>,
 ) -> Result<Running, StartError> {
     let tasks = TaskTracker::new();
-    let folded = Arc::new(Folded::default());
+    let folded = Arc::new(Folded::new(&options.cadence));
     let snapshots = Snapshots::open(options.dir.join("state"))?;
     let me = (options.identity.node, options.identity.boot);
     let mut machine = Machine::open(snapshots.clone(), folded.clone(), me)?;
@@ -150,6 +150,7 @@ fn build(
     options
         .log
         .on_fault(Box::new(move |e| fault(e.to_string())));
+    let proposer = Proposer::new(options.clock.clone(), folded.gathered.clone());
     let inner = Inner {
         me: Mutex::new(me),
         node: me.node,
@@ -166,7 +167,7 @@ fn build(
         folded,
         raft: OnceLock::new(),
         peers: Arc::new(Peers::new(me, secret.clone(), options.network)),
-        proposer: Arc::new(Proposer::new(options.clock.clone())),
+        proposer: Arc::new(proposer),
         registry: Registry::default(),
         rim,
         snapshots,

@@ -1,5 +1,6 @@
 //! Regular work of every node: leases, snapshots, purges, and noticing that Raft has stopped.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,6 +21,12 @@ const SUSPENDED: Duration = Duration::from_millis(25);
 /// How often log and snapshot are looked after.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
+/// A checkpoint that was asked for begins by then, or is asked for again.
+const BEGINS_WITHIN: Duration = Duration::from_millis(100);
+
+/// For a node that is taking in a snapshot so many times the usual bytes of the log are kept.
+const HELD_TIMES: u64 = 8;
+
 /// How often it is looked whether the window must move on.
 const WINDOW_EVERY: Duration = Duration::from_secs(1);
 
@@ -29,25 +36,33 @@ const WINDOW_EVERY: Duration = Duration::from_secs(1);
 pub struct Cadence {
     /// A checkpoint is made when the log behind the last one holds so many entries, …
     pub entries: u64,
-    /// …or so many bytes of events, …
+    /// …or so many tasks have changed or were read since, …
+    pub tasks: u64,
+    /// …or it has so many bytes of events, …
     pub bytes: u64,
     /// …or when something has changed and the last one is so old.
     pub age: Span,
-    /// So many older entries stay, for followers that are a little behind.
+    /// So many older entries stay, for followers that are a little behind, …
     pub kept: u64,
+    /// …unless these have more bytes of events than this.
+    pub kept_bytes: u64,
     /// What is due within this time is loaded ahead.
     pub window: Span,
 }
 
 impl Default for Cadence {
-    /// Replaying 64 MiB takes about a second. A follower that was restarted is 10,000 behind at
-    /// most. Two minutes are two of the pieces in which the store keeps what is due.
+    /// Replaying 64 MiB takes about a second, and 100,000 tasks take about as much and 100 MiB of
+    /// memory. A follower that was restarted is 10,000 behind at most. A start walks through the
+    /// log's file, and so through the bytes that are kept. Two minutes are two of the pieces in
+    /// which the store keeps what is due.
     fn default() -> Cadence {
         Cadence {
             entries: 100_000,
+            tasks: 100_000,
             bytes: 64 << 20,
             age: Span::minutes(5),
             kept: 10_000,
+            kept_bytes: 128 << 20,
             window: Span::minutes(2),
         }
     }
@@ -119,13 +134,16 @@ pub(crate) async fn window(inner: Arc<Inner>) {
 
 /// Makes checkpoints and purges what they cover; one after the other, never both at once.
 pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
-    let (mut bytes_then, mut made_at) = (0, inner.clock.steady());
+    let gathered = &inner.folded.gathered;
+    let mut made_at = inner.clock.steady();
+    let mut kept = Kept::default();
     let mut ticks = tokio::time::interval(LOG_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
             _ = ticks.tick() => {}
+            () = gathered.full.notified() => {}
         }
         let (applied, snapshot, purged, stopped) = {
             let metrics = raft.metrics();
@@ -151,25 +169,114 @@ pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
             let now = inner.clock.steady().as_millis() as u64;
             inner.checkpoint_at_ms.store(now, Ordering::Relaxed);
         }
-        let Cadence {
-            entries,
-            bytes,
-            age,
-            kept,
-            ..
-        } = inner.cadence;
-        let folded = inner.folded.bytes.load(Ordering::Relaxed);
+        kept.note(snapshot, gathered.bytes_then());
+        let Cadence { entries, age, .. } = inner.cadence;
         let now = inner.clock.steady();
         let old = now.saturating_sub(made_at) >= age.std() && inner.state.read(|s| s.dirty() > 0);
-        // Purging first: under load there is always a reason for the next checkpoint.
-        let needed = inner.sending.needed_behind().unwrap_or(u64::MAX);
-        let upto = snapshot.saturating_sub(kept).min(needed);
-        if upto.saturating_sub(purged) >= kept.max(1) {
+        let needed = inner.sending.needed_behind();
+        if let Some(upto) = kept.purge(&inner.cadence, purged, needed) {
             let _ = raft.trigger().purge_log(upto).await;
-        } else if applied.saturating_sub(snapshot) >= entries || folded - bytes_then >= bytes || old
-        {
-            (bytes_then, made_at) = (folded, now);
-            let _ = raft.trigger().snapshot().await;
         }
+        if gathered.is_writing() {
+            continue;
+        }
+        if applied.saturating_sub(snapshot) >= entries || gathered.is_full() || old {
+            made_at = now;
+            let mut writing = gathered.watch();
+            let _ = raft.trigger().snapshot().await;
+            // Raft does not begin while it is still busy with the end of the one before.
+            let began = tokio::time::timeout(BEGINS_WITHIN, writing.changed()).await;
+            if began.is_err() && gathered.is_full() {
+                gathered.full.notify_one();
+            }
+        }
+    }
+}
+
+/// How many bytes of events lie behind each of the last checkpoints.
+#[derive(Default)]
+struct Kept(VecDeque<(u64, u64)>);
+
+impl Kept {
+    /// A checkpoint reaches this index; so many bytes were folded when it began.
+    fn note(&mut self, index: u64, bytes: u64) {
+        if self.0.back().is_none_or(|(last, _)| *last < index) {
+            self.0.push_back((index, bytes));
+        }
+    }
+
+    /// Up to where the log may go, if that is worth the while. What follows `needed` stays for a
+    /// node that is taking in a snapshot, up to a bound.
+    fn purge(&mut self, cadence: &Cadence, purged: u64, needed: Option<u64>) -> Option<u64> {
+        let (snapshot, bytes) = *self.0.back()?;
+        let held = bytes - self.0.front()?.1;
+        let needed = needed
+            .filter(|_| held < cadence.kept_bytes.saturating_mul(HELD_TIMES))
+            .unwrap_or(u64::MAX);
+        let mut by_bytes = 0;
+        while let Some((index, then)) = self.0.front()
+            && self.0.len() > 1
+            && *index <= needed
+            && (bytes - then >= cadence.kept_bytes || *index <= purged)
+        {
+            by_bytes = *index;
+            self.0.pop_front();
+        }
+        if by_bytes > purged {
+            return Some(by_bytes);
+        }
+        let upto = snapshot.saturating_sub(cadence.kept).min(needed);
+        (upto.saturating_sub(purged) >= cadence.kept.max(1)).then_some(upto)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cadence(kept: u64, kept_bytes: u64) -> Cadence {
+        Cadence {
+            kept,
+            kept_bytes,
+            ..Cadence::default()
+        }
+    }
+
+    #[test]
+    fn the_log_goes_by_entries() {
+        let (mut kept, cadence) = (Kept::default(), cadence(100, u64::MAX));
+        assert_eq!(kept.purge(&cadence, 0, None), None);
+        kept.note(199, 1);
+        assert_eq!(kept.purge(&cadence, 0, None), None);
+        kept.note(200, 2);
+        assert_eq!(kept.purge(&cadence, 0, None), Some(100));
+        assert_eq!(kept.purge(&cadence, 100, None), None);
+    }
+
+    #[test]
+    fn what_follows_a_snapshot_on_its_way_stays_for_a_while() {
+        let (mut kept, cadence) = (Kept::default(), cadence(100, 1_000));
+        kept.note(1_000, 0);
+        assert_eq!(kept.purge(&cadence, 0, Some(500)), Some(500));
+        kept.note(2_000, 7_999);
+        assert_eq!(kept.purge(&cadence, 500, Some(500)), None);
+        kept.note(3_000, 8_000);
+        assert_eq!(kept.purge(&cadence, 500, Some(500)), Some(1_000), "no more");
+    }
+
+    #[test]
+    fn few_large_entries_go_by_their_bytes() {
+        let (mut kept, cadence) = (Kept::default(), cadence(10_000, 1_000));
+        for (index, bytes) in [(10, 400), (20, 800), (20, 900), (30, 1_200)] {
+            kept.note(index, bytes);
+            assert_eq!(kept.purge(&cadence, 0, None), None, "at {index}");
+        }
+        kept.note(40, 1_800);
+        assert_eq!(
+            kept.purge(&cadence, 0, None),
+            Some(20),
+            "1,000 bytes stay behind it"
+        );
+        assert_eq!(kept.purge(&cadence, 20, None), None);
     }
 }

@@ -19,7 +19,7 @@ pub struct Checkpoint {
     saved: Saved,
     writer: Box<dyn Writer>,
     /// Given up here, off the fold's thread.
-    _old: std::collections::BTreeMap<Seq, Record>,
+    _old: std::collections::BTreeMap<Seq, Box<Record>>,
 }
 
 impl Checkpoint {
@@ -113,6 +113,11 @@ impl State {
         self.table.dirty.cells.len() + self.table.dirty.marks.len()
     }
 
+    /// Records and ids in memory that only the next checkpoint lets go of: changed, or read.
+    pub fn gathered(&self) -> usize {
+        self.dirty() + self.table.clean[0].len() + self.table.known.len()
+    }
+
     /// Puts what waits until an instant into the queue ahead of its time, a piece of it; says
     /// whether that is done.
     ///
@@ -138,7 +143,7 @@ impl State {
             layer.enlist(&record.task);
             let cell = super::Cell {
                 was: None,
-                now: Some(record.clone()),
+                now: Some(Box::new(record.clone())),
                 rows,
             };
             layer.cells.insert(record.task.seq, cell);

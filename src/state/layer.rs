@@ -53,7 +53,7 @@ pub struct Cell {
     /// Where the store had it before; `None`: it did not.
     pub was: Option<Place>,
     /// As it is now; `None`: it was dropped.
-    pub now: Option<Record>,
+    pub now: Option<Box<Record>>,
     /// The rows written in this generation, the newest last.
     pub rows: Vec<Row>,
 }

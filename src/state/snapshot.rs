@@ -161,7 +161,7 @@ impl Reading {
                 seq,
                 Cell {
                     was: None,
-                    now: Some(record),
+                    now: Some(Box::new(record)),
                     rows,
                 },
             );

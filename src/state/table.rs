@@ -54,7 +54,7 @@ pub(crate) struct Table {
     /// Written by the last one: what it holds equals the store.
     pub(super) settled: Option<Arc<Layer>>,
     /// Read from the store since the last freeze, and since the one before.
-    pub(super) clean: [BTreeMap<Seq, Record>; 2],
+    pub(super) clean: [BTreeMap<Seq, Box<Record>>; 2],
     /// The same for ids and marks.
     pub(super) known: BTreeMap<Key, Seq>,
     pub(super) known_marks: BTreeMap<Key, Mark>,
@@ -188,7 +188,7 @@ impl Table {
             seq,
             Cell {
                 was: None,
-                now: Some(record),
+                now: Some(Box::new(record)),
                 rows: vec![row],
             },
         );
@@ -271,7 +271,7 @@ impl Table {
         let record = match read {
             Some(record) => record,
             None => match self.look(seq) {
-                Known::Here(record) => record.clone(),
+                Known::Here(record) => Box::new(record.clone()),
                 _ => return None,
             },
         };

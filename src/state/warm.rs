@@ -15,7 +15,7 @@ type Warmed = Result<(), StoreFault>;
 /// Entries are moved from a wheel to its front in such pieces.
 const PIECE: usize = 1_024;
 /// A settled generation is kept, to spare reads, while it has no more tasks than this.
-const SETTLED_MAX: usize = 1 << 16;
+const SETTLED_MAX: usize = 1 << 14;
 /// Rows of one minute are read in such pieces.
 const FAR_PIECE: usize = 4_096;
 
@@ -48,7 +48,7 @@ impl Table {
         if matches!(self.look(seq), Known::Unknown)
             && let Some(record) = self.store.record(seq)?
         {
-            self.clean[0].insert(seq, record);
+            self.clean[0].insert(seq, Box::new(record));
         }
         Ok(())
     }
@@ -236,7 +236,7 @@ impl Table {
 
     /// Freezes the dirty layer: a checkpoint writes it. What was read from the store two
     /// checkpoints ago is handed back, to be dropped outside of any lock.
-    pub(crate) fn freeze(&mut self) -> (Arc<Layer>, BTreeMap<Seq, Record>) {
+    pub(crate) fn freeze(&mut self) -> (Arc<Layer>, BTreeMap<Seq, Box<Record>>) {
         let layer = Arc::new(std::mem::take(&mut self.dirty));
         self.frozen = Some(layer.clone());
         self.known.clear();

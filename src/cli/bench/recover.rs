@@ -1,7 +1,8 @@
 //! `bench recover`, S8: one node is killed while it is written to, and is back.
 //!
 //! Every submit that was answered before must be there afterwards; the one of each client that
-//! was not is sent again, so that the books can be closed exactly.
+//! was not is sent again, so that the books can be closed exactly. Some tasks fall due while the
+//! node is down: they must arrive once it is ready, and at once.
 
 use anyhow::{Context as _, Result, ensure};
 use http::Method;
@@ -13,17 +14,34 @@ use tokio::time::Instant;
 use super::floors::block_on_value;
 use super::pending::{Filling, steps};
 use super::report::Figure;
+use super::request::task_id;
+use super::sink::Sink;
 use super::{Bench, HOUR_MS};
+use crate::api::to_cursor;
 use crate::cli::client::{Remote, Server};
-use crate::model::{Clock as _, Span};
+use crate::model::{Clock as _, Key, Span};
 use crate::node::SystemClock;
 
 const CLIENTS: u64 = 8;
 /// The node is written to for so long before it is killed.
 const LOAD: Duration = Duration::from_secs(3);
-/// Ids known before the kill and read after it.
-const SAMPLE: usize = 1_000;
+/// What falls due later is submitted before that within this time.
+const PREPARE: Duration = Duration::from_secs(4);
+/// Ids known before the kill and read after it: from so many places among all of them…
+const SAMPLE_PLACES: u64 = 100;
+/// …so many from each.
+const SAMPLE_EACH: usize = 100;
+/// So many tasks fall due while the node is down…
+const OVERDUE: u64 = 500;
+/// …so long after it is killed.
+const OVERDUE_AFTER: Duration = Duration::from_millis(50);
+/// They are lost if they have not come by then.
+const OVERDUE_WITHIN: Duration = Duration::from_secs(30);
+/// Between two looks at the receiver.
+const LOOK: Duration = Duration::from_millis(2);
 const GOAL: Duration = Duration::from_secs(2);
+/// The last overdue call, after the node was ready.
+const GOAL_OVERDUE: Duration = Duration::from_secs(1);
 
 /// Kills and recovers at each step.
 pub fn run(bench: &mut Bench) -> Result<()> {
@@ -48,7 +66,16 @@ async fn measure(bench: &mut Bench) -> Result<()> {
 
 async fn once(bench: &mut Bench, filling: &mut Filling, round: usize, tasks: u64) -> Result<()> {
     let app = filling.books.app.clone();
-    let sample = sample(&filling.target.server, &app).await?;
+    let sample = sample(&filling.target.server, &app, tasks).await?;
+    let sink = Sink::start()?;
+    let kill_at = Instant::now() + PREPARE + LOAD;
+    let overdue = (PREPARE + LOAD + OVERDUE_AFTER).as_millis() as u64;
+    let overdue = SystemClock::default().wall().0 + overdue;
+    submit_overdue(filling, &app, &sink.url(), overdue).await?;
+    ensure!(
+        Instant::now() + LOAD / 2 < kill_at,
+        "the machine is too slow: {OVERDUE} submits took more than {PREPARE:?}"
+    );
     let url = format!("http://{}", filling.target.servers[0]);
     let due = SystemClock::default().wall().0 + 48 * HOUR_MS;
     let mut clients = JoinSet::new();
@@ -63,10 +90,18 @@ async fn once(bench: &mut Bench, filling: &mut Filling, round: usize, tasks: u64
         clients.spawn(async move { submit.until_refused(&server).await });
     }
     #[allow(clippy::disallowed_methods)] // The load runs meanwhile.
-    tokio::time::sleep(LOAD).await;
+    tokio::time::sleep_until(kill_at).await;
     let begin = Instant::now();
     filling.target.kill_first().await?;
     let ready = begin.elapsed();
+    let arrived = arrive(&sink).await;
+    filling.books.arrived += sink.tasks();
+    filling.books.early += sink.arrivals().early;
+    filling.books.duplicates += sink.arrivals().duplicates;
+    if arrived.is_none() {
+        let text = format!("{} of {OVERDUE} overdue tasks arrived", sink.tasks());
+        bench.report.problems.push(text);
+    }
     let mut answered: Vec<(u64, u64)> = Vec::new();
     while let Some(ended) = clients.join_next().await {
         answered.push(ended?);
@@ -91,14 +126,57 @@ async fn once(bench: &mut Bench, filling: &mut Filling, round: usize, tasks: u64
     }
     let told: u64 = answered.iter().map(|(_, count)| count).sum();
     let what = format!(
-        "kill to ready, {tasks} pending, {told} submits since the last checkpoint or before, {} ids read",
+        "kill to ready, {tasks} pending, {told} submits under way, {} ids read",
         sample.len()
     );
     let figure = Figure::new("S8", what)
         .rate(ready.as_secs_f64() * 1e3, "ms")
         .goal("≤ 2 s", ready <= GOAL);
     bench.report.figure(figure);
+    if let Some(after) = arrived {
+        let what = format!("ready to the last of {OVERDUE} overdue calls, {tasks} pending");
+        let figure = Figure::new("S8", what)
+            .rate(after.as_secs_f64() * 1e3, "ms")
+            .goal("≤ 1 s", after <= GOAL_OVERDUE);
+        bench.report.figure(figure);
+    }
     Ok(())
+}
+
+/// Submits tasks that are due when the node is down.
+async fn submit_overdue(filling: &mut Filling, app: &str, url: &str, due: u64) -> Result<()> {
+    for number in 0..OVERDUE {
+        let task = serde_json::json!({
+            "app": app,
+            "id": task_id(number, due),
+            "due_at": due,
+            "target": { "http": { "url": url } },
+        });
+        post(&filling.target.server, &task).await?;
+    }
+    filling.books.submitted += OVERDUE;
+    Ok(())
+}
+
+/// Waits until all overdue tasks were called; how long that took.
+async fn arrive(sink: &Sink) -> Option<Duration> {
+    let begin = Instant::now();
+    while begin.elapsed() < OVERDUE_WITHIN {
+        if sink.tasks() >= OVERDUE {
+            return Some(begin.elapsed());
+        }
+        #[allow(clippy::disallowed_methods)] // The bench looks from outside.
+        tokio::time::sleep(LOOK).await;
+    }
+    None
+}
+
+async fn post(server: &Server, task: &serde_json::Value) -> Result<()> {
+    let body = Some(task.to_string().into_bytes());
+    server
+        .call(Method::POST, "/v1/tasks", body, Span::ZERO)
+        .await
+        .map(drop)
 }
 
 fn client(url: &str) -> Result<Server> {
@@ -109,15 +187,25 @@ fn client(url: &str) -> Result<Server> {
     })
 }
 
-/// Ids of tasks that wait, as a list shows them.
-async fn sample(server: &Server, app: &str) -> Result<Vec<String>> {
-    let page = server
-        .get(&format!("/v1/tasks?app={app}&limit={SAMPLE}"))
-        .await?
-        .json;
-    let tasks = page["tasks"].as_array().context("a page of tasks")?;
-    let ids = tasks.iter().filter_map(|task| task["id"].as_str());
-    let ids: Vec<String> = ids.map(str::to_owned).collect();
+/// Ids from all over those that were loaded, as a list shows them.
+async fn sample(server: &Server, app: &str, tasks: u64) -> Result<Vec<String>> {
+    let mut ids: Vec<String> = Vec::new();
+    for place in 0..SAMPLE_PLACES {
+        let before = task_id(tasks / SAMPLE_PLACES * place, 0);
+        let before = Key::new(app, &before).map_err(|e| anyhow::anyhow!("{before}: {e}"))?;
+        let cursor = to_cursor(&before);
+        let path = format!("/v1/tasks?app={app}&limit={SAMPLE_EACH}&cursor={cursor}");
+        let page = server.get(&path).await?.json;
+        let tasks = page["tasks"].as_array().context("a page of tasks")?;
+        ids.extend(
+            tasks
+                .iter()
+                .filter_map(|task| task["id"].as_str())
+                .map(str::to_owned),
+        );
+    }
+    ids.sort_unstable();
+    ids.dedup();
     ensure!(!ids.is_empty(), "the list is empty");
     Ok(ids)
 }
@@ -138,11 +226,7 @@ impl Submits {
             "due_at": self.due,
             "target": { "http": { "url": "http://127.0.0.1:9/" } },
         });
-        let body = Some(task.to_string().into_bytes());
-        server
-            .call(Method::POST, "/v1/tasks", body, Span::ZERO)
-            .await
-            .map(drop)
+        post(server, &task).await
     }
 
     /// Submits until an answer fails; how many were answered.

@@ -102,6 +102,11 @@ fn write(bytes: &mut [u8], at: usize, digits: usize, mut number: u64) {
     }
 }
 
+/// A task's id, as [`read_id`] reads it.
+pub fn task_id(number: u64, due_ms: u64) -> String {
+    format!("t-{number:0NUMBER_DIGITS$}-{due_ms:0DUE_DIGITS$}")
+}
+
 /// The number and the instant in a task's id.
 pub fn read_id(id: &[u8]) -> Option<(u64, u64)> {
     let text = std::str::from_utf8(id).ok()?.strip_prefix("t-")?;

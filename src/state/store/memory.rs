@@ -76,7 +76,7 @@ impl Rows {
             .map_or_else(Vec::new, |(_, rows)| rows);
         rows.extend(cell.rows.iter().cloned());
         super::super::record::bound(&mut rows);
-        self.records.insert(seq, (record.clone(), rows));
+        self.records.insert(seq, ((**record).clone(), rows));
     }
 }
 

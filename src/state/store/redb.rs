@@ -27,7 +27,7 @@ use crate::state::record::Record;
 use crate::state::{Class, Mark, StoreFault};
 
 /// Pages kept in memory. The window is read ahead, so that more would hardly help.
-const CACHE_BYTES: usize = 96 << 20;
+const CACHE_BYTES: usize = 64 << 20;
 
 /// See the module.
 pub struct RedbStore {
