@@ -11,7 +11,6 @@ use redb::{
     ReadableTableMetadata, StorageBackend,
 };
 use std::fs::{self, File};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -19,7 +18,8 @@ use std::sync::{Arc, OnceLock};
 use super::bloom::Bloom;
 use super::redb_codec::*;
 use super::redb_write::RedbWriter;
-use super::{Found, Image, Saved, Store, Writer};
+use super::{Found, Image, Saved, Store, StoreScrub, Writer};
+use crate::log::{Blocks, Held, Watched, caught};
 use crate::model::{Key, Row, Seq, Time};
 use crate::state::layer::{MINUTE_MS, Minute};
 use crate::state::record::Record;
@@ -30,7 +30,9 @@ const CACHE_BYTES: usize = 96 << 20;
 
 /// See the module.
 pub struct RedbStore {
-    pub(super) db: Arc<Database>,
+    pub(super) db: Arc<Held>,
+    /// The file below it; `None` on a simulated disk.
+    pub(super) blocks: Option<Blocks>,
     view: View,
     bloom: Arc<Bloom>,
     /// The filter knows every id of the file.
@@ -52,11 +54,35 @@ pub(super) fn reading(e: impl std::fmt::Display) -> StoreFault {
 
 /// Runs a piece of work on redb; a panic is a fault like others.
 pub(super) fn guarded<T>(doing: &str, work: impl FnOnce() -> Found<T>) -> Found<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        let why = text.unwrap_or("no reason given");
-        Err(fault(doing, format!("its file is damaged ({why})")))
+    caught(work).unwrap_or_else(|why| {
+        let why = format!("its file is damaged ({why}); {WAY_OUT}");
+        Err(fault(doing, why))
+    })
+}
+
+/// Why the file cannot be opened, with the way out where it is the file itself.
+fn opening(doing: &str, e: redb::DatabaseError) -> StoreFault {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    let damaged = match &e {
+        redb::DatabaseError::Storage(redb::StorageError::Corrupted(_)) => true,
+        redb::DatabaseError::Storage(redb::StorageError::Io(e)) => {
+            matches!(e.kind(), InvalidData | UnexpectedEof)
+        }
+        _ => false,
+    };
+    match damaged {
+        true => fault(doing, format!("its file is damaged ({e}); {WAY_OUT}")),
+        false => fault(doing, e),
+    }
+}
+
+/// Opens a file that is there, under watch.
+pub(super) fn opened(path: &Path) -> Found<(Database, Blocks)> {
+    let doing = format!("opening {}", path.display());
+    guarded(&doing, || {
+        let opened = Watched::open(path)
+            .and_then(|(watched, blocks)| Ok((builder().create_with_backend(watched)?, blocks)));
+        opened.map_err(|e| opening(&doing, e))
     })
 }
 
@@ -75,11 +101,8 @@ impl RedbStore {
         if !path.exists() {
             create(path)?;
         }
-        let doing = format!("opening {}", path.display());
-        let db = guarded(&doing, || {
-            builder().open(path).map_err(|e| fault(&doing, e))
-        })?;
-        RedbStore::over(db)
+        let (db, blocks) = opened(path)?;
+        RedbStore::over(db, Some(blocks))
     }
 
     /// Opens a store on any storage, as a simulation does. A storage without a byte becomes an
@@ -99,15 +122,23 @@ impl RedbStore {
             }
             Ok(db)
         })?;
-        RedbStore::over(db)
+        RedbStore::over(db, None)
     }
 
-    fn over(db: Database) -> Found<RedbStore> {
-        let db = Arc::new(db);
-        let view = guarded(READING, || View::new(&db))?;
+    fn over(db: Database, blocks: Option<Blocks>) -> Found<RedbStore> {
+        let db = Arc::new(Held::new(db));
+        let view = match guarded(READING, || View::new(&db)) {
+            Ok(view) => view,
+            Err(e) => {
+                // Not closed: that would write on a file that cannot be read.
+                Arc::into_inner(db).map(Held::leave);
+                return Err(e);
+            }
+        };
         let ids = view.ids.len().map_err(reading)? + view.marks.len().map_err(reading)?;
         let store = RedbStore {
             db,
+            blocks,
             view,
             bloom: Arc::new(Bloom::for_ids(ids)),
             bloom_ready: Arc::new(AtomicBool::new(ids == 0)),
@@ -206,7 +237,7 @@ pub(super) fn task(seq: Seq, bytes: &[u8]) -> Found<Record> {
     match record.task.seq == seq {
         true => Ok(record),
         false => Err(StoreFault(format!(
-            "task {} lies where task {} belongs: the store is damaged; replace this node",
+            "task {} lies where task {} belongs: the store is damaged; {WAY_OUT}",
             record.task.seq.0, seq.0
         ))),
     }
@@ -385,6 +416,10 @@ impl Store for RedbStore {
     fn image(&self) -> Found<Box<dyn Image>> {
         let view = guarded(READING, || View::new(&self.db))?;
         Ok(Box::new(view))
+    }
+
+    fn scrub(&self) -> Found<Option<StoreScrub>> {
+        StoreScrub::new(self.db.clone(), self.blocks.clone()).map(Some)
     }
 
     fn refresh(&mut self) -> Found<()> {
