@@ -8,7 +8,7 @@ use super::settings::{Engine, Settings, Timing};
 use crate::api::AccessRotation;
 use crate::executor::{Guard, Rule};
 use crate::log::EngineKind;
-use crate::raft::{self, Cadence, Origin, Retention};
+use crate::raft::{self, Cadence, Origin, Retention, ScrubPace};
 
 impl Config {
     /// Turns checked settings into a node's start.
@@ -52,6 +52,10 @@ impl Config {
                 age: settings.store.checkpoint_age,
                 window: settings.store.window,
                 kept: settings.raft.kept_entries,
+            },
+            scrub: ScrubPace {
+                every: settings.scrub.every,
+                bytes_per_second: settings.scrub.bytes_per_second,
             },
             secret: settings
                 .cluster

@@ -23,6 +23,10 @@ pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&Acces
         apply_index,
         checkpoint_index: cluster.checkpoint(),
         checkpoint_age_seconds: cluster.checkpoint_age().as_secs(),
+        scrub_passes: cluster.scrubbed().passes,
+        scrub_findings: cluster.scrubbed().findings,
+        scrub_bytes: cluster.scrubbed().bytes,
+        scrub_age_seconds: cluster.scrub_age().as_secs(),
         log_bytes: cluster.log_status().bytes,
         access_lines_dropped: access.map_or(0, |log| log.dropped() as u64),
     }

@@ -9,6 +9,7 @@
 //! peer/        framed calls between nodes; network.rs and service.rs speak openraft over them
 //! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
 //! form.rs      becoming a member      upkeep.rs  leases, snapshots, purges
+//! scrub.rs     looks for rot in log and store
 //! ```
 
 mod cluster;
@@ -23,6 +24,7 @@ mod peer;
 mod proposer;
 mod receive;
 mod rim;
+mod scrub;
 mod service;
 mod snapshots;
 mod start;
@@ -41,7 +43,8 @@ pub use inner::Retention;
 pub use peer::{Duplex, Network, Tcp};
 pub use proposer::{COMMIT_BOUNDS, Class, Commits};
 pub use rim::Rim;
+pub use scrub::{SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
 pub use start::{Options, Running, StartError, start};
 pub use timing::Timing;
 pub use upkeep::Cadence;
-pub use view::{ClusterView, NodeView, ShardView};
+pub use view::{ClusterView, NodeView, Scrubbed, ShardView};

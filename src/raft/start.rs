@@ -18,6 +18,7 @@ use super::peer::{Network, Peers, Secret, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
+use super::scrub::{self, ScrubPace, Scrubbing};
 use super::service::Service;
 use super::snapshots::Snapshots;
 use super::storage::Storage;
@@ -49,6 +50,7 @@ pub struct Options {
     pub timing: Timing,
     pub retention: Retention,
     pub cadence: Cadence,
+    pub scrub: ScrubPace,
     pub clock: Arc<dyn Clock>,
     /// Called when the node must stop; it does not come back.
     pub fault: Arc<dyn Fn(String) + Send + Sync>,
@@ -126,6 +128,7 @@ pub async fn start(
     tasks.spawn(upkeep::leases(inner.clone(), raft.clone()));
     tasks.spawn(upkeep::window(inner.clone()));
     tasks.spawn(upkeep::logs(inner.clone(), raft));
+    tasks.spawn(scrub::run(inner.clone()));
     Ok(Running {
         cluster: Cluster(inner),
         tasks,
@@ -159,6 +162,7 @@ fn build(
         timing: options.timing,
         retention: options.retention,
         cadence: options.cadence,
+        scrub_pace: options.scrub,
         opened_at: options.log.bounds().last.map_or(0, |at| at.index),
         log: options.log,
         state: machine.state().clone(),
@@ -174,6 +178,8 @@ fn build(
         skew_us: AtomicI64::new(0),
         lead_us: AtomicU64::new(0),
         checkpoint: AtomicU64::new(0),
+        scrub: Scrubbing::default(),
+        scrubbed_at_ms: AtomicU64::new(options.clock.steady().as_millis() as u64),
         checkpoint_at_ms: AtomicU64::new(options.clock.steady().as_millis() as u64),
         clock: options.clock,
         fault: options.fault,
