@@ -47,4 +47,5 @@ pub use scrub::{SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
 pub use start::{Options, Running, StartError, start};
 pub use timing::Timing;
 pub use upkeep::Cadence;
+pub use types::{MemberShown, Members, membership};
 pub use view::{ClusterView, NodeView, Scrubbed, ShardView};
