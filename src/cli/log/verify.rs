@@ -114,14 +114,15 @@ fn replay(log: &LogStore, store: &Path, findings: &mut Vec<String>) -> Result<()
     noted.insert(checkpoint, kept.hash());
     let whole = log.bounds().purged.is_none();
     let mut zero = whole.then(|| State::new(Box::new(MemoryStore::default())));
-    let committed = log.committed().map_or(0, |at| at.index).max(checkpoint);
+    // What was not committed yet counts as well: it is what this node would propose or drop.
+    let end = log.bounds().last.map_or(0, |at| at.index).max(checkpoint);
     let (mut replayed, mut compared) = (0_u64, 0_u64);
-    walk(log, 0, committed + 1, &mut |entry| {
+    walk(log, 0, end + 1, &mut |entry| {
         let index = entry.at.index;
         if index > checkpoint {
             fold(&mut kept, &entry)?;
             replayed += 1;
-            if index.is_multiple_of(HASH_EVERY) || index == committed {
+            if index.is_multiple_of(HASH_EVERY) || index == end {
                 noted.insert(index, kept.hash());
             }
         }

@@ -28,6 +28,11 @@ use crate::state::{Class, Mark, StoreFault};
 /// Pages kept in memory. The window is read ahead, so that more would hardly help.
 const CACHE_BYTES: usize = 96 << 20;
 
+/// The pages of a smaller file are all checked when it is opened, those of redb's own books too:
+/// a quarter of a second. In a larger one they are checked by `log verify`, while rows are checked
+/// on reading and by the scrub.
+const CHECKED_WHEN_OPENED_BYTES: u64 = 256 << 20;
+
 /// See the module.
 pub struct RedbStore {
     pub(super) db: Arc<Held>,
@@ -86,6 +91,14 @@ pub(super) fn opened(path: &Path) -> Found<(Database, Blocks)> {
     })
 }
 
+/// Every page against its checksum. redb mends what an unclean stop left of its books.
+pub(super) fn check_pages(db: &mut Held) -> Found<bool> {
+    guarded("checking the store's pages", || {
+        let checked = db.get_mut().check_integrity();
+        checked.map_err(|e| opening("checking the store's pages", e))
+    })
+}
+
 fn builder() -> redb::Builder {
     let mut builder = redb::Builder::new();
     builder.set_cache_size(CACHE_BYTES);
@@ -102,7 +115,8 @@ impl RedbStore {
             create(path)?;
         }
         let (db, blocks) = opened(path)?;
-        RedbStore::over(db, Some(blocks))
+        let length = fs::metadata(path).map_err(reading)?.len();
+        RedbStore::over(db, Some(blocks), length)
     }
 
     /// Opens a store on any storage, as a simulation does. A storage without a byte becomes an
@@ -114,6 +128,7 @@ impl RedbStore {
         let doing = "opening the store";
         let failed = |e: &dyn std::fmt::Display| fault(doing, e);
         let new = backend.len().map_err(|e| failed(&e))? == 0;
+        let length = backend.len().map_err(|e| failed(&e))?;
         let db = guarded(doing, || {
             let db = builder().create_with_backend(backend);
             let db = db.map_err(|e| failed(&e))?;
@@ -122,15 +137,22 @@ impl RedbStore {
             }
             Ok(db)
         })?;
-        RedbStore::over(db, None)
+        RedbStore::over(db, None, length)
     }
 
-    fn over(db: Database, blocks: Option<Blocks>) -> Found<RedbStore> {
-        let db = Arc::new(Held::new(db));
+    fn over(db: Database, blocks: Option<Blocks>, length: u64) -> Found<RedbStore> {
+        let mut db = Held::new(db);
+        if length <= CHECKED_WHEN_OPENED_BYTES
+            && let Err(e) = check_pages(&mut db)
+        {
+            // Not closed: that would write on a file that is damaged.
+            db.leave();
+            return Err(e);
+        }
+        let db = Arc::new(db);
         let view = match guarded(READING, || View::new(&db)) {
             Ok(view) => view,
             Err(e) => {
-                // Not closed: that would write on a file that cannot be read.
                 Arc::into_inner(db).map(Held::leave);
                 return Err(e);
             }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Found;
-use super::redb::{RedbStore, guarded, opened};
+use super::redb::{RedbStore, check_pages, opened};
 use super::scrub::{StoreScrub, Verified};
 use crate::log::{Blocks, Held};
 
@@ -21,14 +21,10 @@ pub fn verify_store(path: &Path) -> Found<Verified> {
     let (db, blocks) = opened(path)?;
     let mut db = Held::new(db);
     let mut findings = Vec::new();
-    let pages = guarded("checking its pages", || {
-        let checked = db.get_mut().check_integrity();
-        checked.map_err(|e| super::redb_codec::fault("checking its pages", e))
-    });
-    match pages {
+    match check_pages(&mut db) {
         Ok(true) => {}
         Ok(false) => findings.push("pages do not match their checksums".into()),
-        Err(e) => findings.push(format!("the pages cannot be read: {}", e.0)),
+        Err(e) => findings.push(e.0),
     }
     let db = Arc::new(db);
     let mut verified = walked(db.clone(), Some(blocks));
