@@ -13,7 +13,7 @@ use super::params::Params;
 use super::problem::{Kind, Problem, ProblemView};
 use super::write::json;
 use super::{Api, body};
-use crate::model::NodeId;
+use crate::model::{NodeId, Time};
 use crate::raft::{ClusterView, NodeView, ShardView};
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -41,6 +41,22 @@ struct NodeDto {
     clock_skew_ms: i64,
     version: String,
     state_hashes: Vec<StateHash>,
+    scrub: Scrub,
+}
+
+/// The search for damage in a node's log and store, since that node started.
+#[derive(Debug, Serialize, ToSchema)]
+struct Scrub {
+    /// Whole passes that found nothing.
+    passes: u64,
+    /// When the last one ended.
+    #[schema(value_type = Option<String>)]
+    finished_at: Option<Time>,
+    findings: u64,
+    /// Read in this pass, or in the last one.
+    bytes: u64,
+    /// Where it is; only of the node that was asked, and only while a pass is under way.
+    place: Option<String>,
 }
 
 /// Equal indexes must show equal hashes on every node.
@@ -178,6 +194,13 @@ impl From<NodeView> for NodeDto {
             checkpoint: node.checkpoint,
             clock_skew_ms: node.clock_skew_ms,
             version: node.version,
+            scrub: Scrub {
+                passes: node.scrub.passes,
+                finished_at: Some(node.scrub.finished).filter(|at| *at > Time(0)),
+                findings: node.scrub.findings,
+                bytes: node.scrub.bytes,
+                place: Some(node.scrub_place).filter(|place| !place.is_empty()),
+            },
             state_hashes: hashes
                 .map(|(index, hash)| StateHash { index, hash })
                 .collect(),

@@ -42,6 +42,13 @@ pub struct Numbers {
     pub log_bytes: u64,
     /// In this node's log; what was purged is not among them.
     pub log_entries: u64,
+    /// Passes of the scrub that ended with nothing found.
+    pub scrub_passes: u64,
+    pub scrub_findings: u64,
+    /// Read in this pass, or in the last one.
+    pub scrub_bytes: u64,
+    /// Since the last pass ended, or the process started.
+    pub scrub_age_seconds: u64,
     /// Access-log lines that a slow disk cost.
     pub access_lines_dropped: u64,
 }
@@ -126,16 +133,36 @@ impl Collector for Metrics {
             help,
             numbers.log_entries,
         )?;
+        let help = "Age of the newest whole pass of the scrub, or of the process if there was none";
+        let age = numbers.scrub_age_seconds;
+        gauge(&mut encoder, "horolog_scrub_age_seconds", help, age)?;
+        let help = "Bytes that the scrub has read in this pass, or in the last one";
+        gauge(
+            &mut encoder,
+            "horolog_scrub_bytes",
+            help,
+            numbers.scrub_bytes,
+        )?;
+        let help = "Passes of the scrub that found nothing";
+        let passes = numbers.scrub_passes;
+        counter(&mut encoder, "horolog_scrub_passes", help, passes)?;
+        let help = "What the scrub has found wrong";
+        let findings = numbers.scrub_findings;
+        counter(&mut encoder, "horolog_scrub_findings", help, findings)?;
         let help = "Access log lines dropped because the disk was slow";
         let name = "horolog_access_lines_dropped";
-        let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        ConstCounter::new(numbers.access_lines_dropped).encode(family)
+        counter(&mut encoder, name, help, numbers.access_lines_dropped)
     }
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
     let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     ConstGauge::new(signed(value)).encode(family)
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, count: u64) -> fmt::Result {
+    let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    ConstCounter::new(count).encode(family)
 }
 
 fn signed(count: u64) -> i64 {
@@ -173,6 +200,8 @@ mod tests {
             checkpoint_age_seconds: 17,
             log_bytes: 4_096,
             log_entries: 40,
+            scrub_passes: 3,
+            scrub_bytes: 1_000,
             ..Numbers::default()
         };
         let mut registry = Registry::default();
@@ -193,6 +222,10 @@ mod tests {
             "horolog_checkpoint_age_seconds 17",
             "horolog_log_bytes 4096",
             "horolog_log_entries 40",
+            "horolog_scrub_passes_total 3",
+            "horolog_scrub_findings_total 0",
+            "horolog_scrub_bytes 1000",
+            "horolog_scrub_age_seconds 0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

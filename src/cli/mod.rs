@@ -55,6 +55,8 @@ enum Command {
 
 /// Parses the arguments of this process and does what they say.
 pub fn run() -> ExitCode {
+    // What is damaged is told by whoever reads it, and not by a backtrace.
+    crate::log::quiet_hook();
     // Wrong usage ends here, with status 2.
     let cli = Cli::parse();
     let result = match cli.command {
@@ -130,6 +132,8 @@ mod tests {
             "horolog log show d",
             "horolog log export d --from 3 --to 9",
             "horolog log verify d",
+            "horolog log verify --data d",
+            "horolog log export d --history",
             "horolog bench floors --json",
             "horolog completions bash",
         ] {
@@ -151,6 +155,8 @@ mod tests {
             "horolog task submit --app a --url http://a --at 1 --delay 1s",
             "horolog serve --join a:1 --cluster 1=a:1",
             "horolog nonsense",
+            "horolog log verify",
+            "horolog log verify d --data e",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

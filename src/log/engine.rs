@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::blocks::Blocks;
 use super::entry::Entry;
 use super::fault::LogFault;
 
@@ -54,4 +55,9 @@ pub trait Engine: Send + Sync {
 
     /// Bytes the store takes on disk.
     fn bytes_on_disk(&self) -> u64;
+
+    /// Its file, block by block, where that is watched.
+    fn blocks(&self) -> Option<&Blocks> {
+        None
+    }
 }

@@ -15,7 +15,6 @@
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +22,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
+use super::blocks::{Blocks, Watched};
+use super::caught::{Held, caught};
 use super::engine::{Engine, Frame, Op};
 use super::fault::LogFault;
 use super::files;
@@ -41,9 +42,10 @@ const CACHE_BYTES: usize = 16 << 20;
 
 /// The log in a redb file.
 pub struct RedbEngine {
-    db: Database,
-    /// For the size on disk; `None` on a simulated disk.
+    db: Held,
+    /// For the size on disk, and `None` on a simulated one.
     file: Option<fs::File>,
+    blocks: Option<Blocks>,
 }
 
 impl RedbEngine {
@@ -61,7 +63,13 @@ impl RedbEngine {
         }
         let file = fs::File::open(&path)
             .map_err(|source| LogFault::io(format!("opening {}", path.display()), source))?;
-        let db = verified(|builder| builder.open(&path)).map_err(|fault| match fault {
+        let mut watch = None;
+        let db = verified(|builder| {
+            let (watched, blocks) = Watched::open(&path)?;
+            watch = Some(blocks);
+            builder.create_with_backend(watched)
+        });
+        let db = db.map_err(|fault| match fault {
             LogFault::InUse { .. } => LogFault::InUse {
                 dir: dir.to_owned(),
             },
@@ -70,6 +78,7 @@ impl RedbEngine {
         Ok(RedbEngine {
             db,
             file: Some(file),
+            blocks: watch,
         })
     }
 
@@ -89,7 +98,11 @@ impl RedbEngine {
         if new {
             guarded("creating the log's tables", || make_tables(&db))?;
         }
-        Ok(RedbEngine { db, file: None })
+        Ok(RedbEngine {
+            db,
+            file: None,
+            blocks: None,
+        })
     }
 }
 
@@ -159,6 +172,10 @@ impl Engine for RedbEngine {
         let length = self.file.as_ref().and_then(|file| file.metadata().ok());
         length.map_or(0, |metadata| metadata.len())
     }
+
+    fn blocks(&self) -> Option<&Blocks> {
+        self.blocks.as_ref()
+    }
 }
 
 fn apply(entries: &mut redb::Table<'_, u64, &'static [u8]>, op: &Op) -> Result<(), redb::Error> {
@@ -190,23 +207,31 @@ fn make_tables(db: &Database) -> Result<(), redb::Error> {
 /// after an unclean stop or by its check after a clean one.
 fn verified(
     mut open: impl FnMut(&Builder) -> Result<Database, redb::DatabaseError>,
-) -> Result<Database, LogFault> {
+) -> Result<Held, LogFault> {
     let repaired = Arc::new(AtomicBool::new(false));
     let mut builder = builder();
     let seen = repaired.clone();
     builder.set_repair_callback(move |_| seen.store(true, Ordering::Relaxed));
-    let (db, sound) = guarded("opening the log's file", || {
-        let mut db = open(&builder)?;
-        let sound = repaired.load(Ordering::Relaxed) || db.check_integrity()?;
-        Ok((db, sound))
-    })?;
-    if !sound {
-        return Err(LogFault::damaged(
-            "the log's file",
-            "its pages do not match their checksums",
-        ));
+    let opened = guarded("opening the log's file", || Ok(open(&builder)?))?;
+    let mut db = Held::new(opened);
+    if repaired.load(Ordering::Relaxed) {
+        return Ok(db);
     }
-    Ok(db)
+    let checked = guarded("checking the log's file", || {
+        Ok(db.get_mut().check_integrity()?)
+    });
+    match checked {
+        Ok(true) => Ok(db),
+        Ok(false) => {
+            db.leave();
+            let why = "its pages do not match their checksums";
+            Err(LogFault::damaged("the log's file", why))
+        }
+        Err(fault) => {
+            db.leave();
+            Err(fault)
+        }
+    }
 }
 
 /// Runs a piece of work on redb and tells its failures apart.
@@ -214,15 +239,10 @@ fn guarded<T>(
     doing: &'static str,
     work: impl FnOnce() -> Result<T, redb::Error>,
 ) -> Result<T, LogFault> {
-    let error = match catch_unwind(AssertUnwindSafe(work)) {
+    let error = match caught(work) {
         Ok(Ok(done)) => return Ok(done),
         Ok(Err(error)) => error,
-        Err(panic) => {
-            return Err(LogFault::damaged(
-                "the log's file",
-                files::panic_text(&*panic),
-            ));
-        }
+        Err(panic) => return Err(LogFault::damaged("the log's file", panic)),
     };
     Err(match error {
         // What redb says of a file that is too short or does not begin as one of its own.

@@ -16,7 +16,6 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
@@ -24,6 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::caught::caught;
 use super::engine::{Engine, Frame, Op};
 use super::fault::LogFault;
 use super::files;
@@ -251,7 +251,7 @@ fn guarded<T>(
     doing: &'static str,
     work: impl FnOnce() -> Result<T, sled::Error>,
 ) -> Result<T, LogFault> {
-    match catch_unwind(AssertUnwindSafe(work)) {
+    match caught(work) {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(sled::Error::Io(source))) => Err(LogFault::io(doing, source)),
         Ok(Err(sled::Error::Corruption { .. })) => Err(LogFault::damaged(
@@ -263,9 +263,6 @@ fn guarded<T>(
             doing,
             why: other.to_string(),
         }),
-        Err(panic) => Err(LogFault::damaged(
-            "the log's folder",
-            files::panic_text(&*panic),
-        )),
+        Err(panic) => Err(LogFault::damaged("the log's folder", panic)),
     }
 }

@@ -1,6 +1,5 @@
 //! Making files so that a crash leaves either the old state or the new one.
 
-use std::any::Any;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
@@ -57,11 +56,4 @@ pub(crate) fn make_folder(dir: &Path) -> Result<(), LogFault> {
 
 pub(crate) fn failed(doing: &str, path: &Path, source: io::Error) -> LogFault {
     LogFault::io(format!("{doing} {}", path.display()), source)
-}
-
-/// The message of a caught panic.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("the engine gave up: {}", text.unwrap_or("no reason given"))
 }

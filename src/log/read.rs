@@ -62,7 +62,7 @@ fn entry_at(engine: &dyn Engine, index: u64) -> Result<Entry, LogFault> {
 }
 
 /// The entry a row holds, if it is the one that belongs under this index.
-fn checked(index: u64, bytes: &bytes::Bytes) -> Result<Entry, LogFault> {
+pub(crate) fn checked(index: u64, bytes: &bytes::Bytes) -> Result<Entry, LogFault> {
     let relabel = |fault| match fault {
         LogFault::Damaged { why, .. } => LogFault::damaged(format!("entry {index}"), why),
         other => other,

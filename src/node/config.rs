@@ -8,7 +8,7 @@ use super::settings::{Engine, Settings, Timing};
 use crate::api::AccessRotation;
 use crate::executor::{Guard, Rule};
 use crate::log::EngineKind;
-use crate::raft::{self, Cadence, Origin, Retention};
+use crate::raft::{self, Cadence, Origin, Retention, ScrubPace};
 
 impl Config {
     /// Turns checked settings into a node's start.
@@ -54,6 +54,10 @@ impl Config {
                 window: settings.store.window,
                 kept: settings.raft.kept_entries,
                 kept_bytes: settings.raft.kept_bytes,
+            },
+            scrub: ScrubPace {
+                every: settings.scrub.every,
+                bytes_per_second: settings.scrub.bytes_per_second,
             },
             secret: settings
                 .cluster

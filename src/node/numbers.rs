@@ -26,6 +26,10 @@ pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&Acces
         checkpoint_age_seconds: cluster.checkpoint_age().as_secs(),
         log_bytes: log.bytes,
         log_entries: log.entries,
+        scrub_passes: cluster.scrubbed().passes,
+        scrub_findings: cluster.scrubbed().findings,
+        scrub_bytes: cluster.scrubbed().bytes,
+        scrub_age_seconds: cluster.scrub_age().as_secs(),
         access_lines_dropped: access.map_or(0, |log| log.dropped() as u64),
     }
 }

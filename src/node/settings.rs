@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use crate::api::{AccessRotation, ApiSettings, Compat, Credential, is_loopback, serve};
 use crate::model::{NodeId, Span};
-use crate::raft::Cadence;
+use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
 
 /// The settings of one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,7 @@ pub struct Settings {
     pub raft: Raft,
     pub log: Log,
     pub store: Store,
+    pub scrub: Scrub,
     pub callbacks: Callbacks,
     pub retention: Retention,
     pub compat: Compat,
@@ -120,6 +121,13 @@ pub struct Store {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub struct Scrub {
+    pub every: Span,
+    pub bytes_per_second: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Callbacks {
     pub allow: Vec<String>,
     pub deny: Vec<String>,
@@ -178,6 +186,7 @@ impl Default for Settings {
             raft: Raft::default(),
             log: Log::default(),
             store: Store::default(),
+            scrub: Scrub::default(),
             callbacks: Callbacks::default(),
             retention: Retention::default(),
             compat: Compat::default(),
@@ -218,6 +227,16 @@ impl Default for Store {
             checkpoint_bytes: cadence.bytes,
             checkpoint_age: cadence.age,
             window: cadence.window,
+        }
+    }
+}
+
+impl Default for Scrub {
+    fn default() -> Scrub {
+        let pace = ScrubPace::default();
+        Scrub {
+            every: pace.every,
+            bytes_per_second: pace.bytes_per_second,
         }
     }
 }
@@ -338,6 +357,11 @@ impl Settings {
             if wrong {
                 return Err(format!("{key}: must be more than 0"));
             }
+        }
+        if self.scrub.bytes_per_second < SCRUB_BYTES_PER_SECOND_MIN {
+            return Err(format!(
+                "scrub.bytes_per_second: must be {SCRUB_BYTES_PER_SECOND_MIN} or more; scrub.every = \"0s\" turns it off"
+            ));
         }
         if self.limits.idle_timeout <= self.api.wait_max {
             let least = self.api.wait_max;
@@ -474,7 +498,8 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 7] = [
+        let wrong: [(&str, Change); 8] = [
+            ("scrub.bytes_per_second", |s| s.scrub.bytes_per_second = 0),
             ("node.id", |s| s.node.id = None),
             ("node.dir", |s| s.node.dir = None),
             ("cluster.nodes", |s| {

@@ -163,6 +163,18 @@ pub const KEYS: &[Key] = &[
         "what is due within this time is loaded from the store ahead of it",
     ),
     key(
+        "scrub.every",
+        Kind::Span,
+        "",
+        "from the end of one search for damage in log and store to the next; the first begins with the node; `0s`: only when asked for",
+    ),
+    key(
+        "scrub.bytes_per_second",
+        Kind::Number,
+        "",
+        "how fast that reads",
+    ),
+    key(
         "callbacks.allow",
         Kind::List,
         "",

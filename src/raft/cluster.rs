@@ -15,7 +15,7 @@ use super::peer::{CallError, Lane};
 use super::proposer::{Class, Commits};
 use super::service::wiped;
 use super::types::{Member, Raft};
-use super::view::{ClusterView, Facts, NodeView, ShardView};
+use super::view::{ClusterView, Facts, NodeView, Scrubbed, ShardView};
 use super::wire::{self, Join, Propose, Verdict, Withdraw};
 use crate::model::{
     Batch, Event, Fence, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time, decode, encode,
@@ -462,6 +462,12 @@ impl Cluster {
             checkpoint: facts.checkpoint,
             clock_skew_ms: (own_skew + if me { 0 } else { offset_us }) / 1_000,
             version: facts.version,
+            scrub: facts.scrub,
+            scrub_place: if me {
+                self.0.scrub.place()
+            } else {
+                String::new()
+            },
             state_hashes: facts
                 .hashes
                 .iter()
@@ -585,6 +591,22 @@ impl Cluster {
     /// Since that snapshot was made, or since this node started.
     pub fn checkpoint_age(&self) -> Duration {
         let at = Duration::from_millis(self.0.checkpoint_at_ms.load(Ordering::Relaxed));
+        self.0.clock.steady().saturating_sub(at)
+    }
+
+    /// Begins a pass of the scrub at once and without pauses; one under way hurries to its end.
+    pub fn scrub_now(&self) {
+        self.0.scrub.begin_now();
+    }
+
+    /// What the scrub of this node has done.
+    pub fn scrubbed(&self) -> Scrubbed {
+        self.0.scrub.scrubbed()
+    }
+
+    /// Since its last pass ended, or since this node started.
+    pub fn scrub_age(&self) -> Duration {
+        let at = Duration::from_millis(self.0.scrubbed_at_ms.load(Ordering::Relaxed));
         self.0.clock.steady().saturating_sub(at)
     }
 

@@ -11,6 +11,7 @@ use super::peer::{Peers, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
+use super::scrub::{ScrubPace, Scrubbing};
 use super::sending::Sending;
 use super::snapshots::Snapshots;
 use super::timing::Timing;
@@ -40,6 +41,7 @@ pub(crate) struct Inner {
     pub(crate) timing: Timing,
     pub(crate) retention: Retention,
     pub(crate) cadence: Cadence,
+    pub(crate) scrub_pace: ScrubPace,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: LogStore,
     pub(crate) state: Shared,
@@ -61,6 +63,9 @@ pub(crate) struct Inner {
     pub(crate) checkpoint: AtomicU64,
     /// When it was made, or this node started: ms of the steady clock.
     pub(crate) checkpoint_at_ms: AtomicU64,
+    pub(crate) scrub: Scrubbing,
+    /// When the last pass of the scrub ended, or this node started: ms of the steady clock.
+    pub(crate) scrubbed_at_ms: AtomicU64,
     /// The log's last index when this process opened it.
     pub(crate) opened_at: u64,
     pub(crate) fault: Arc<dyn Fn(String) + Send + Sync>,
@@ -131,6 +136,7 @@ impl Inner {
             applied,
             checkpoint: self.checkpoint.load(std::sync::atomic::Ordering::Relaxed),
             hashes,
+            scrub: self.scrub.scrubbed(),
         }
     }
 }

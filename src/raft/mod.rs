@@ -10,6 +10,7 @@
 //! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
 //! gathered.rs  how much waits for a checkpoint, and who waits for it
 //! form.rs      becoming a member      upkeep.rs  leases, snapshots, purges
+//! scrub.rs     looks for rot in log and store
 //! ```
 
 mod cluster;
@@ -25,6 +26,7 @@ mod peer;
 mod proposer;
 mod receive;
 mod rim;
+mod scrub;
 mod sending;
 mod service;
 mod snapshots;
@@ -44,9 +46,11 @@ pub use inner::Retention;
 pub use peer::{Duplex, Network, Tcp};
 pub use proposer::{COMMIT_BOUNDS, Class, Commits};
 pub use rim::Rim;
+pub use scrub::{SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
 pub use start::{Options, Running, StartError, start};
 pub use timing::Timing;
+pub use types::{MemberShown, Members, membership};
 pub use upkeep::Cadence;
-pub use view::{ClusterView, NodeView, ShardView};
+pub use view::{ClusterView, NodeView, Scrubbed, ShardView};
 #[cfg(any(test, fuzzing))]
 pub(crate) use wire::read_anything;

@@ -18,6 +18,7 @@ use super::peer::{Network, Peers, Secret, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
+use super::scrub::{self, ScrubPace, Scrubbing};
 use super::sending::Sending;
 use super::service::Service;
 use super::snapshots::Snapshots;
@@ -50,6 +51,7 @@ pub struct Options {
     pub timing: Timing,
     pub retention: Retention,
     pub cadence: Cadence,
+    pub scrub: ScrubPace,
     pub clock: Arc<dyn Clock>,
     /// Called when the node must stop; it does not come back.
     pub fault: Arc<dyn Fn(String) + Send + Sync>,
@@ -127,6 +129,7 @@ pub async fn start(
     tasks.spawn(upkeep::leases(inner.clone(), raft.clone()));
     tasks.spawn(upkeep::window(inner.clone()));
     tasks.spawn(upkeep::logs(inner.clone(), raft));
+    tasks.spawn(scrub::run(inner.clone()));
     Ok(Running {
         cluster: Cluster(inner),
         tasks,
@@ -161,6 +164,7 @@ fn build(
         timing: options.timing,
         retention: options.retention,
         cadence: options.cadence,
+        scrub_pace: options.scrub,
         opened_at: options.log.bounds().last.map_or(0, |at| at.index),
         log: options.log,
         state: machine.state().clone(),
@@ -177,6 +181,8 @@ fn build(
         skew_us: AtomicI64::new(0),
         lead_us: AtomicU64::new(0),
         checkpoint: AtomicU64::new(0),
+        scrub: Scrubbing::default(),
+        scrubbed_at_ms: AtomicU64::new(options.clock.steady().as_millis() as u64),
         checkpoint_at_ms: AtomicU64::new(options.clock.steady().as_millis() as u64),
         clock: options.clock,
         fault: options.fault,

@@ -138,6 +138,38 @@ impl From<&Membership<u64, Member>> for MembershipBytes {
     }
 }
 
+/// The members of the cluster, as an entry of the log has them.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Members {
+    /// The voters; two lists while one gives way to the other.
+    pub voters: Vec<BTreeSet<NodeId>>,
+    /// All nodes, learners too.
+    pub nodes: BTreeMap<NodeId, MemberShown>,
+}
+
+/// A node as the membership knows it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct MemberShown {
+    pub peer: String,
+    pub http: String,
+}
+
+/// Reads a membership entry's payload.
+///
+/// # Errors
+/// The bytes are not what a node writes.
+pub fn membership(payload: &[u8]) -> Result<Members, CodecError> {
+    let MembershipBytes { configs, nodes } = decode(payload)?;
+    let shown = |(id, member): (NodeId, Member)| {
+        let Member { peer, http, .. } = member;
+        (id, MemberShown { peer, http })
+    };
+    Ok(Members {
+        voters: configs,
+        nodes: nodes.into_iter().map(shown).collect(),
+    })
+}
+
 impl MembershipBytes {
     fn read(self) -> Result<Membership<u64, Member>, CodecError> {
         if self.configs.is_empty() && self.nodes.is_empty() {

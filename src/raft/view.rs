@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::model::{Boot, NodeId};
+use crate::model::{Boot, NodeId, Time};
 use crate::state::StateHash;
 
 /// A clock further off the others' median than this is not trusted.
@@ -23,6 +23,20 @@ pub(crate) struct Facts {
     pub(crate) checkpoint: u64,
     /// State hashes at agreed indexes, newest last, and at present.
     pub(crate) hashes: Vec<(u64, StateHash)>,
+    pub(crate) scrub: Scrubbed,
+}
+
+/// What a node's scrub has done since the node started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Scrubbed {
+    /// Passes that ended with nothing found.
+    pub passes: u64,
+    /// When the last one did; zero: none yet.
+    pub finished: Time,
+    /// A node that found something ends, so others hardly see one.
+    pub findings: u64,
+    /// Read in this pass, or in the last one.
+    pub bytes: u64,
 }
 
 /// What was heard of a peer, and when.
@@ -142,6 +156,9 @@ pub struct NodeView {
     pub clock_skew_ms: i64,
     pub version: String,
     pub state_hashes: Vec<(u64, String)>,
+    pub scrub: Scrubbed,
+    /// Where its scrub is, in words; of this node only.
+    pub scrub_place: String,
 }
 
 /// The cluster as one node sees it.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::layer::{Layer, minute};
 use super::record::Record;
-use super::store::{Image, Saved, Store, Writer};
+use super::store::{Image, Saved, Store, StoreScrub, Writer};
 use super::{State, StoreFault};
 use crate::model::{Seq, Time};
 
@@ -106,6 +106,15 @@ impl State {
         let image = self.table.store.image()?;
         let saved = image.saved()?;
         Ok(saved.map(|saved| (image, saved.attachment, saved.core.applied)))
+    }
+
+    /// Begins a walk over the store as the last checkpoint left it, to be made beside the fold;
+    /// `None`: it is not on a disk.
+    ///
+    /// # Errors
+    /// The store cannot be read; the node must stop.
+    pub fn scrub(&self) -> Result<Option<StoreScrub>, StoreFault> {
+        self.table.store.scrub()
     }
 
     /// Records changed since the last checkpoint.

@@ -3,6 +3,7 @@
 mod damage;
 mod model;
 mod power;
+mod scrub;
 
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};

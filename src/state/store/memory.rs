@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Found, Image, Saved, Store, Writer};
+use super::{Found, Image, Saved, Store, StoreScrub, Writer};
 use crate::model::{Key, Row, Seq, Time};
 use crate::state::label::Label;
 use crate::state::layer::{Cell, Layer, Minute, Place, minute};
@@ -206,6 +206,10 @@ impl Store for MemoryStore {
 
     fn image(&self) -> Found<Box<dyn Image>> {
         Ok(Box::new(self.lock().clone()))
+    }
+
+    fn scrub(&self) -> Found<Option<StoreScrub>> {
+        Ok(None)
     }
 
     fn refresh(&mut self) -> Found<()> {

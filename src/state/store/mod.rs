@@ -8,6 +8,7 @@ mod memory;
 mod redb;
 mod redb_codec;
 mod redb_write;
+mod scrub;
 mod verify;
 
 use bincode::{Decode, Encode};
@@ -23,7 +24,8 @@ use crate::model::{Key, Row, Seq, Time};
 
 pub use self::redb::RedbStore;
 pub use memory::MemoryStore;
-pub use verify::{Verified, verify_store};
+pub use scrub::{StoreScrub, Verified};
+pub use verify::verify_store;
 
 /// What is saved with every checkpoint beside the rows.
 #[derive(Clone, Debug, Encode, Decode)]
@@ -80,6 +82,8 @@ pub trait Store: Send {
     fn writer(&self) -> Box<dyn Writer>;
     /// The rows as they are, for as long as the image is kept.
     fn image(&self) -> Found<Box<dyn Image>>;
+    /// Begins a walk over the rows as they are; `None`: there is no disk to walk over.
+    fn scrub(&self) -> Found<Option<StoreScrub>>;
     /// Sees what the last checkpoint has written.
     fn refresh(&mut self) -> Found<()>;
 }

@@ -11,7 +11,6 @@ use redb::{
     ReadableTableMetadata, StorageBackend,
 };
 use std::fs::{self, File};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -19,7 +18,8 @@ use std::sync::{Arc, OnceLock};
 use super::bloom::Bloom;
 use super::redb_codec::*;
 use super::redb_write::RedbWriter;
-use super::{Found, Image, Saved, Store, Writer};
+use super::{Found, Image, Saved, Store, StoreScrub, Writer};
+use crate::log::{Blocks, Held, Watched, caught};
 use crate::model::{Key, Row, Seq, Time};
 use crate::state::label::Label;
 use crate::state::layer::{MINUTE_MS, Minute};
@@ -29,9 +29,16 @@ use crate::state::{Class, Mark, StoreFault};
 /// Pages kept in memory. The window is read ahead, so that more would hardly help.
 const CACHE_BYTES: usize = 64 << 20;
 
+/// The pages of a smaller file are all checked when it is opened, those of redb's own books too:
+/// a quarter of a second. In a larger one they are checked by `log verify`, while rows are checked
+/// on reading and by the scrub.
+const CHECKED_WHEN_OPENED_BYTES: u64 = 256 << 20;
+
 /// See the module.
 pub struct RedbStore {
-    pub(super) db: Arc<Database>,
+    pub(super) db: Arc<Held>,
+    /// The file below it; `None` on a simulated disk.
+    pub(super) blocks: Option<Blocks>,
     view: View,
     bloom: Arc<Bloom>,
     /// The filter knows every id of the file.
@@ -53,11 +60,43 @@ pub(super) fn reading(e: impl std::fmt::Display) -> StoreFault {
 
 /// Runs a piece of work on redb; a panic is a fault like others.
 pub(super) fn guarded<T>(doing: &str, work: impl FnOnce() -> Found<T>) -> Found<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        let why = text.unwrap_or("no reason given");
-        Err(fault(doing, format!("its file is damaged ({why})")))
+    caught(work).unwrap_or_else(|why| {
+        let why = format!("its file is damaged ({why}); {WAY_OUT}");
+        Err(fault(doing, why))
+    })
+}
+
+/// Why the file cannot be opened, with the way out where it is the file itself.
+fn opening(doing: &str, e: redb::DatabaseError) -> StoreFault {
+    use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+    let damaged = match &e {
+        redb::DatabaseError::Storage(redb::StorageError::Corrupted(_)) => true,
+        redb::DatabaseError::Storage(redb::StorageError::Io(e)) => {
+            matches!(e.kind(), InvalidData | UnexpectedEof)
+        }
+        _ => false,
+    };
+    match damaged {
+        true => fault(doing, format!("its file is damaged ({e}); {WAY_OUT}")),
+        false => fault(doing, e),
+    }
+}
+
+/// Opens a file that is there, under watch.
+pub(super) fn opened(path: &Path) -> Found<(Database, Blocks)> {
+    let doing = format!("opening {}", path.display());
+    guarded(&doing, || {
+        let opened = Watched::open(path)
+            .and_then(|(watched, blocks)| Ok((builder().create_with_backend(watched)?, blocks)));
+        opened.map_err(|e| opening(&doing, e))
+    })
+}
+
+/// Every page against its checksum. redb mends what an unclean stop left of its books.
+pub(super) fn check_pages(db: &mut Held) -> Found<bool> {
+    guarded("checking the store's pages", || {
+        let checked = db.get_mut().check_integrity();
+        checked.map_err(|e| opening("checking the store's pages", e))
     })
 }
 
@@ -76,11 +115,9 @@ impl RedbStore {
         if !path.exists() {
             create(path)?;
         }
-        let doing = format!("opening {}", path.display());
-        let db = guarded(&doing, || {
-            builder().open(path).map_err(|e| fault(&doing, e))
-        })?;
-        RedbStore::over(db)
+        let (db, blocks) = opened(path)?;
+        let length = fs::metadata(path).map_err(reading)?.len();
+        RedbStore::over(db, Some(blocks), length)
     }
 
     /// Opens a store on any storage, as a simulation does. A storage without a byte becomes an
@@ -92,6 +129,7 @@ impl RedbStore {
         let doing = "opening the store";
         let failed = |e: &dyn std::fmt::Display| fault(doing, e);
         let new = backend.len().map_err(|e| failed(&e))? == 0;
+        let length = backend.len().map_err(|e| failed(&e))?;
         let db = guarded(doing, || {
             let db = builder().create_with_backend(backend);
             let db = db.map_err(|e| failed(&e))?;
@@ -100,15 +138,30 @@ impl RedbStore {
             }
             Ok(db)
         })?;
-        RedbStore::over(db)
+        RedbStore::over(db, None, length)
     }
 
-    fn over(db: Database) -> Found<RedbStore> {
+    fn over(db: Database, blocks: Option<Blocks>, length: u64) -> Found<RedbStore> {
+        let mut db = Held::new(db);
+        if length <= CHECKED_WHEN_OPENED_BYTES
+            && let Err(e) = check_pages(&mut db)
+        {
+            // Not closed: that would write on a file that is damaged.
+            db.leave();
+            return Err(e);
+        }
         let db = Arc::new(db);
-        let view = guarded(READING, || View::new(&db))?;
+        let view = match guarded(READING, || View::new(&db)) {
+            Ok(view) => view,
+            Err(e) => {
+                Arc::into_inner(db).map(Held::leave);
+                return Err(e);
+            }
+        };
         let ids = view.ids.len().map_err(reading)? + view.marks.len().map_err(reading)?;
         let store = RedbStore {
             db,
+            blocks,
             view,
             bloom: Arc::new(Bloom::for_ids(ids)),
             bloom_ready: Arc::new(AtomicBool::new(ids == 0)),
@@ -209,7 +262,7 @@ pub(super) fn task(seq: Seq, bytes: &[u8]) -> Found<Record> {
     match record.task.seq == seq {
         true => Ok(record),
         false => Err(StoreFault(format!(
-            "task {} lies where task {} belongs: the store is damaged; replace this node",
+            "task {} lies where task {} belongs: the store is damaged; {WAY_OUT}",
             record.task.seq.0, seq.0
         ))),
     }
@@ -415,6 +468,10 @@ impl Store for RedbStore {
     fn image(&self) -> Found<Box<dyn Image>> {
         let view = guarded(READING, || View::new(&self.db))?;
         Ok(Box::new(view))
+    }
+
+    fn scrub(&self) -> Found<Option<StoreScrub>> {
+        StoreScrub::new(self.db.clone(), self.blocks.clone()).map(Some)
     }
 
     fn refresh(&mut self) -> Found<()> {

@@ -26,6 +26,9 @@ pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta
 /// The one row of [`META`].
 pub(super) const SAVED: &str = "saved";
 
+/// What is to be done about damage: the other nodes hold the same.
+pub(super) const WAY_OUT: &str = "replace this node: wipe its directory and add it under a new id";
+
 pub(super) fn fault(doing: &str, e: impl std::fmt::Display) -> StoreFault {
     StoreFault(format!("{doing}: {e}"))
 }
@@ -43,10 +46,7 @@ pub(super) fn seal(value: &impl bincode::Encode) -> Vec<u8> {
 /// # Errors
 /// The bytes were damaged on the disk.
 pub(super) fn open<T: bincode::Decode<()>>(what: &str, bytes: &[u8]) -> Result<T, StoreFault> {
-    let damaged = |why: &str| {
-        let way_out = "replace this node, or restore its directory from a copy";
-        StoreFault(format!("{what} is damaged on disk ({why}); {way_out}"))
-    };
+    let damaged = |why: &str| StoreFault(format!("{what} is damaged on disk ({why}); {WAY_OUT}"));
     let (body, sum) = bytes
         .split_last_chunk::<4>()
         .ok_or_else(|| damaged("it is too short"))?;
@@ -61,7 +61,7 @@ pub(super) fn key_bytes(key: &Key) -> Vec<u8> {
 }
 
 pub(super) fn read_key(bytes: &[u8]) -> Result<Key, StoreFault> {
-    let wrong = || StoreFault("a key in the store is damaged".into());
+    let wrong = || StoreFault(format!("a key in the store is damaged; {WAY_OUT}"));
     let text = std::str::from_utf8(bytes).map_err(|_| wrong())?;
     let (app, id) = text.split_once('\0').ok_or_else(wrong)?;
     Ok(Key {

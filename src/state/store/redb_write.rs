@@ -1,19 +1,20 @@
 //! A checkpoint in one redb transaction: sorted, table by table.
 
-use redb::{Database, Durability, ReadableTable, Table, WriteTransaction};
+use redb::{Durability, ReadableTable, Table, WriteTransaction};
 use std::sync::Arc;
 
 use super::bloom::Bloom;
 use super::redb::guarded;
 use super::redb_codec::*;
 use super::{Found, Saved, Writer};
+use crate::log::Held;
 use crate::model::limits::HISTORY_ROWS_MAX;
 use crate::model::{Seq, Time};
 use crate::state::layer::{Cell, Layer, MINUTE_MS, Place, minute};
 
 /// What writes, beside whoever reads.
 pub(super) struct RedbWriter {
-    pub(super) db: Arc<Database>,
+    pub(super) db: Arc<Held>,
     pub(super) bloom: Arc<Bloom>,
 }
 

@@ -1,39 +1,16 @@
-//! A full check of the store's file, offline: every page, every row, and every index against the
-//! records. It says what is wrong and where; it mends nothing.
-//!
-//! Memory does not grow with the file: each record is looked up in the indexes, and each table
-//! must have as many rows as there are records for it, so that nothing can be too much either.
+//! A full check of the store's file, offline: every page, and then the walk that a running node
+//! makes too. It says what is wrong and where; it mends nothing.
 
-use redb::{Database, ReadableTable, ReadableTableMetadata};
-use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::redb::{RedbStore, View, guarded};
-use super::redb_codec::*;
-use super::{Found, Saved};
-use crate::model::limits::HISTORY_ROWS_MAX;
-use crate::model::{Row, Seq};
-use crate::state::label::labels;
-use crate::state::layer::{MINUTE_MS, Place, minute};
-use crate::state::record::Record;
-use crate::state::{Mark, StateHash};
+use super::Found;
+use super::redb::{RedbStore, check_pages, opened};
+use super::scrub::{StoreScrub, Verified};
+use crate::log::{Blocks, Held};
 
-/// So many findings are told one by one.
-const FINDINGS_MAX: usize = 1_000;
-
-/// What a check found.
-#[derive(Debug, Default)]
-pub struct Verified {
-    /// The log index of the checkpoint; `None`: there is none yet.
-    pub index: Option<u64>,
-    pub tasks: u64,
-    pub history: u64,
-    pub marks: u64,
-    /// What is wrong, and where. Empty: all is well.
-    pub findings: Vec<String>,
-}
+/// Read at once.
+const PIECE_BYTES: usize = 8 << 20;
 
 /// Checks the store at a path. Opens it as a starting node would, which mends what an unclean
 /// stop left.
@@ -41,245 +18,64 @@ pub struct Verified {
 /// # Errors
 /// The file cannot be opened at all, or is in use.
 pub fn verify_store(path: &Path) -> Found<Verified> {
-    let checked = catch_unwind(AssertUnwindSafe(|| {
-        let opened = Database::open(path);
-        let mut db = opened.map_err(|e| fault(&format!("opening {}", path.display()), e))?;
-        let mut check = Check::default();
-        match db.check_integrity() {
-            Ok(true) => {}
-            Ok(false) => check.say("pages do not match their checksums".into()),
-            Err(e) => check.say(format!("the pages cannot be read: {e}")),
+    let (db, blocks) = opened(path)?;
+    let mut db = Held::new(db);
+    let mut findings = Vec::new();
+    match check_pages(&mut db) {
+        Ok(true) => {}
+        Ok(false) => findings.push("pages do not match their checksums".into()),
+        Err(e) => findings.push(e.0),
+    }
+    let db = Arc::new(db);
+    let mut verified = walked(db.clone(), Some(blocks));
+    findings.append(&mut verified.findings);
+    verified.findings = findings;
+    if let (false, Some(db)) = (verified.findings.is_empty(), Arc::into_inner(db)) {
+        db.leave();
+    }
+    Ok(verified)
+}
+
+/// Broken pages may make the rows unreadable as well; that is told, not returned.
+fn walked(db: Arc<Held>, blocks: Option<Blocks>) -> Verified {
+    let told = |why: String| Verified {
+        findings: vec![why],
+        ..Verified::default()
+    };
+    let mut scrub = match StoreScrub::new(db, blocks) {
+        Ok(scrub) => scrub,
+        Err(e) => return told(e.0),
+    };
+    loop {
+        match scrub.step(PIECE_BYTES) {
+            Ok(slice) if slice.done => return scrub.into_verified(),
+            Ok(_) => {}
+            Err(e) => {
+                scrub.say(e.0);
+                return scrub.into_verified();
+            }
         }
-        // Broken pages may make the rows unreadable as well; that is told, not returned.
-        if let Err(e) = View::new(&db).and_then(|view| check.all(&view)) {
-            check.say(e.0);
-        }
-        Ok(check.verified)
-    }));
-    checked.unwrap_or_else(|_| {
-        let findings = vec!["its pages are damaged beyond reading".into()];
-        Ok(Verified {
-            findings,
-            ..Verified::default()
-        })
-    })
+    }
 }
 
 impl RedbStore {
     /// The same for an open store, as its last checkpoint left it; its free pages are not looked
     /// at.
-    ///
-    /// # Errors
-    /// The rows cannot be read at all.
-    pub fn verify(&self) -> Found<Verified> {
-        guarded("reading the store", || {
-            let mut check = Check::default();
-            check.all(&View::new(&self.db)?)?;
-            Ok(check.verified)
-        })
-    }
-}
-
-/// A check on its way.
-#[derive(Default)]
-struct Check {
-    verified: Verified,
-    sum: Sum,
-    counts: BTreeMap<Arc<str>, [u64; 8]>,
-    /// Rows that there should be: waiting, open, finished.
-    places: [u64; 3],
-    /// Rows that the index of labels should have.
-    labels: u64,
-}
-
-struct Sum(StateHash);
-
-impl Default for Sum {
-    fn default() -> Sum {
-        Sum(StateHash::ZERO)
-    }
-}
-
-fn reading(e: impl std::fmt::Display) -> crate::state::StoreFault {
-    fault("reading the store", e)
-}
-
-impl Check {
-    fn say(&mut self, finding: String) {
-        match self.verified.findings.len() {
-            FINDINGS_MAX => self.verified.findings.push("… and more".into()),
-            n if n > FINDINGS_MAX => {}
-            _ => self.verified.findings.push(finding),
-        }
-    }
-
-    fn all(&mut self, view: &View) -> Found<()> {
-        let saved = view.saved.get().cloned().flatten();
-        self.verified.index = saved.as_ref().map(|saved| saved.core.applied);
-        for row in view.tasks.iter().map_err(reading)? {
-            let (seq, value) = row.map_err(reading)?;
-            let (seq, what) = (Seq(seq.value()), format!("task {}", seq.value()));
-            self.verified.tasks += 1;
-            match open::<Record>(&what, value.value()) {
-                Ok(record) => self.record(view, seq, &record, saved.as_ref())?,
-                Err(e) => self.say(e.0),
-            }
-        }
-        self.marks(view)?;
-        self.lengths(view)?;
-        match saved {
-            Some(saved) => self.totals(&saved),
-            None if self.verified.tasks + self.verified.marks > 0 => {
-                self.say("there are rows, but no checkpoint that they belong to".into());
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
-    /// One record: itself, its history, and its place in every index.
-    fn record(
-        &mut self,
-        view: &View,
-        seq: Seq,
-        record: &Record,
-        saved: Option<&Saved>,
-    ) -> Found<()> {
-        let task = &record.task;
-        let what = format!("task {} ({})", seq.0, task.key);
-        self.sum.0.add(record.own_hash());
-        self.counts.entry(task.key.app.clone()).or_default()[task.stage as usize] += 1;
-        if task.seq != seq {
-            self.say(format!("{what}: in its place lies task {}", task.seq.0));
-        }
-        if saved.is_some_and(|saved| seq.0 >= saved.core.next_seq) {
-            self.say(format!("{what}: its number was not given yet"));
-        }
-        match view.rows(seq) {
-            Ok(rows) => self.intact(&what, record, &rows),
-            Err(e) => self.say(format!("{what}: {}", e.0)),
-        }
-        let key = key_bytes(&task.key);
-        let id = view.ids.get(&*key).map_err(reading)?;
-        if id.map(|id| id.value()) != Some(seq.0) {
-            self.say(format!("{what}: `ids` does not lead to it"));
-        }
-        for label in labels(&task.spec) {
-            self.labels += 1;
-            let row = view.labels.get((label.0, &*key)).map_err(reading)?;
-            if row.map(|row| row.value()) != Some(seq.0) {
-                self.say(format!("{what}: `labels` does not lead to it"));
-            }
-        }
-        let (n, name, there) = match Place::of(task) {
-            Place::Far(at) => {
-                let row = view.far.get((minute(at), seq.0)).map_err(reading)?;
-                let ms = row.map(|row| u64::from(row.value()));
-                (0, "far", ms == Some(at.0 % MINUTE_MS))
-            }
-            Place::Open => {
-                let row = view.open.get(seq.0).map_err(reading)?;
-                (1, "open", row.is_some())
-            }
-            Place::Finished(class, at) => {
-                let row = view.finished.get((class as u8, at.0, seq.0));
-                (2, "finished", row.map_err(reading)?.is_some())
-            }
-        };
-        self.places[n] += 1;
-        if !there {
-            self.say(format!("{what}: `{name}` does not have it, or elsewhere"));
-        }
-        Ok(())
-    }
-
-    fn intact(&mut self, what: &str, record: &Record, rows: &[Row]) {
-        self.verified.history += rows.len() as u64;
-        if !record.is_intact(rows) {
-            self.say(format!("{what}: it does not match its hashes"));
-        }
-        if rows.len() > HISTORY_ROWS_MAX {
-            self.say(format!("{what}: its history has {} rows", rows.len()));
-        }
-    }
-
-    fn marks(&mut self, view: &View) -> Found<()> {
-        for row in view.marks.iter().map_err(reading)? {
-            let (key, value) = row.map_err(reading)?;
-            self.verified.marks += 1;
-            let read =
-                read_key(key.value()).and_then(|k| Ok((k, open::<Mark>("a mark", value.value())?)));
-            let (named, mark) = match read {
-                Ok(read) => read,
-                Err(e) => {
-                    self.say(e.0);
-                    continue;
-                }
-            };
-            self.sum.0.add(mark.own_hash(&named));
-            let by_time = view.marks_by_time.get((mark.at.0, key.value()));
-            if by_time.map_err(reading)?.is_none() {
-                self.say(format!("mark {named}: `marks-by-time` does not have it"));
-            }
-        }
-        Ok(())
-    }
-
-    /// No table has more or fewer rows than the records ask for.
-    fn lengths(&mut self, view: &View) -> Found<()> {
-        let v = &self.verified;
-        let [far, open, finished] = self.places;
-        let tables = [
-            ("ids", view.ids.len(), v.tasks),
-            ("labels", view.labels.len(), self.labels),
-            ("far", view.far.len(), far),
-            ("open", view.open.len(), open),
-            ("finished", view.finished.len(), finished),
-            ("history", view.history.len(), v.history),
-            ("marks-by-time", view.marks_by_time.len(), v.marks),
-        ];
-        for (name, length, expected) in tables {
-            let length = length.map_err(reading)?;
-            if length != expected {
-                self.say(format!(
-                    "`{name}` has {length} rows; the records ask for {expected}"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// What was saved with the checkpoint is what the rows come to.
-    fn totals(&mut self, saved: &Saved) {
-        if self.sum.0 != saved.hash {
-            let (sum, hash) = (&self.sum.0, saved.hash);
-            self.say(format!(
-                "the records' hashes come to {sum}, the checkpoint says {hash}: a record was lost or changed"
-            ));
-        }
-        let apps: std::collections::BTreeSet<_> = self
-            .counts
-            .keys()
-            .chain(saved.counts.keys())
-            .cloned()
-            .collect();
-        for app in apps {
-            let found = self.counts.get(&app).copied().unwrap_or_default();
-            let said = saved.counts.get(&app).copied().unwrap_or_default();
-            if found != said {
-                self.say(format!(
-                    "application {app}: tasks by stage are {found:?}, the checkpoint says {said:?}"
-                ));
-            }
-        }
+    pub fn verify(&self) -> Verified {
+        walked(self.db.clone(), self.blocks.clone())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use redb::Database;
+    use redb::ReadableTable;
+
+    use super::super::redb_codec::*;
     use super::*;
     use crate::model::{Batch, By, Key, Spec, Submit, Time, When};
     use crate::model::{Cancel, Change, Event, Http, Target};
+    use crate::state::layer::minute;
     use crate::state::{Label, RedbStore, State};
 
     /// The label of a task of [`submit`].
@@ -379,6 +175,77 @@ mod tests {
     }
 
     #[test]
+    fn one_untouched_record_dropped_is_named() {
+        let (_dir, path) = store();
+        by_hand(&path, |txn| {
+            let mut tasks = txn.open_table(TASKS).unwrap();
+            assert!(tasks.remove(51).unwrap().is_some());
+        });
+        let said = findings(&path);
+        for part in [
+            "a record was lost or changed",
+            "`ids` leads from shop/order-50 to task 51, which is not there",
+            "`far` has task 51 in minute 166, where it does not wait",
+            "`history` has row 0 of task 51, which is not there",
+            "`labels` leads from shop/order-50 to task 51, which is not there",
+        ] {
+            assert!(said.contains(part), "{part} is not in {said}");
+        }
+    }
+
+    #[test]
+    fn slices_see_what_the_whole_sees_and_the_view_does_not_change() {
+        let (_dir, path) = store();
+        let mut state = State::open(Box::new(RedbStore::open(&path).unwrap()))
+            .unwrap()
+            .0;
+        let mut scrub = state.scrub().unwrap().unwrap();
+        let (mut steps, mut bytes) = (0, 0);
+        loop {
+            let slice = scrub.step(2_000).unwrap();
+            (steps, bytes) = (steps + 1, bytes + slice.bytes);
+            if steps == 20 {
+                // A checkpoint in the middle of it.
+                let (stamp, now) = (Time(2_000), Time(2_000));
+                let events = (300..400).map(submit).collect();
+                let batch = Batch { stamp, now, events };
+                state.prepare(&batch).unwrap();
+                state.apply(3, batch, &mut Vec::new());
+                let checkpoint = state.begin_checkpoint(Vec::new()).unwrap();
+                checkpoint.write().unwrap();
+                state.end_checkpoint().unwrap();
+            }
+            if slice.done {
+                break;
+            }
+            assert!(slice.bytes < 10_000, "{}: {slice:?}", scrub.place());
+        }
+        let verified = scrub.verified();
+        assert_eq!(verified.findings, [""; 0]);
+        assert_eq!((verified.index, verified.tasks), (Some(2), 300));
+        let length = std::fs::metadata(&path).unwrap().len();
+        assert!(steps > 50 && bytes > length, "{steps} steps, {bytes} bytes");
+    }
+
+    /// Every page is in memory; the disk changes one below it.
+    #[test]
+    fn a_bit_that_turns_under_an_open_store_is_found() {
+        let (_dir, path) = store();
+        let open = RedbStore::open(&path).unwrap();
+        assert_eq!(open.verify().findings, [""; 0]);
+        let whole = std::fs::read(&path).unwrap();
+        let needle = b"order-123";
+        let at = whole.windows(9).rposition(|w| w == needle).unwrap();
+        let mut bent = whole.clone();
+        bent[at + 8] ^= 1;
+        std::fs::write(&path, &bent).unwrap();
+        let said = open.verify().findings.join("\n");
+        assert!(said.contains("of state.redb are not what was"), "{said}");
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(open.verify().findings, [""; 0]);
+    }
+
+    #[test]
     fn a_bit_flipped_in_a_value_is_found_and_named() {
         let (_dir, path) = store();
         by_hand(&path, |txn| {
@@ -431,6 +298,8 @@ mod tests {
         let said = findings(&path);
         let many = "`labels` has 301 rows; the records ask for 300";
         assert!(said.contains(many), "{said}");
+        let stray = "`labels` leads from shop/order-4 to task 5, which does not have that label";
+        assert!(said.contains(stray), "{said}");
         let (_dir, path) = store();
         by_hand(&path, |txn| {
             let mut labels = txn.open_table(LABELS).unwrap();
