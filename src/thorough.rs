@@ -29,7 +29,10 @@ pub(crate) fn power_cuts(usual: u64) -> u64 {
 }
 
 /// Runs chains of lives on all processors; each is told its number. The first failure is returned.
-pub(crate) fn chains(count: u64, run: impl Fn(u64) -> Result<(), String> + Sync) -> Result<(), String> {
+pub(crate) fn chains(
+    count: u64,
+    run: impl Fn(u64) -> Result<(), String> + Sync,
+) -> Result<(), String> {
     use std::sync::atomic::{AtomicU64, Ordering};
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicU64::new(0);
@@ -45,7 +48,9 @@ pub(crate) fn chains(count: u64, run: impl Fn(u64) -> Result<(), String> + Sync)
     std::thread::scope(|scope| {
         let working: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let ended = working.into_iter().map(|thread| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         ended.collect()
     })

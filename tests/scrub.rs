@@ -117,7 +117,10 @@ fn ends(cluster: &mut Cluster, id: u64) -> String {
     let status = node.exits(seconds(30));
     let said = node.said().split_off(before);
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(!said.contains("panicked") && !said.contains("backtrace"), "{said}");
+    assert!(
+        !said.contains("panicked") && !said.contains("backtrace"),
+        "{said}"
+    );
     let way_out = ["replace this node", "let a node with a new id"];
     assert!(way_out.iter().any(|way| said.contains(way)), "{said}");
     said
@@ -136,7 +139,12 @@ fn others_go_on(cluster: &Cluster, without: u64, name: &str) {
             assert_eq!(read(&mut client, &id(n)).status, 200, "{}", id(n));
         }
     }
-    assert!(cluster.nodes.iter().any(|node| node.id == without && !node.runs()));
+    assert!(
+        cluster
+            .nodes
+            .iter()
+            .any(|node| node.id == without && !node.runs())
+    );
     assert_same_state(cluster);
 }
 
@@ -149,12 +157,14 @@ fn follower(cluster: &Cluster) -> u64 {
 #[test]
 fn a_sound_cluster_is_scrubbed_and_has_no_findings() {
     let _one = serial();
-    let cluster = cluster();
+    let mut cluster = cluster();
     for round in 1..=5 {
         submit_far(&cluster, round % 3 + 1, round * 1_000..round * 1_000 + 200);
         let rounds = |node: u64| own(&cluster, node)?["scrub"]["passes"].as_u64();
         let before = wait_for("the node", seconds(5), || rounds(2));
-        wait_for("two more passes", seconds(20), || (rounds(2)? >= before + 2).then_some(()));
+        wait_for("two more passes", seconds(20), || {
+            (rounds(2)? >= before + 2).then_some(())
+        });
     }
     for node in 1..=3 {
         let view = own(&cluster, node).unwrap();
@@ -162,11 +172,47 @@ fn a_sound_cluster_is_scrubbed_and_has_no_findings() {
         assert_eq!(scrub["findings"], 0, "{view}");
         assert!(scrub["finished_at"].is_string() && scrub["bytes"].as_u64() > Some(100_000));
         let metrics = cluster.client(node).get("/metrics").unwrap().text();
-        assert!(metrics.contains("horolog_scrub_findings_total 0"), "{metrics}");
-        let passes = metrics.lines().find(|l| l.starts_with("horolog_scrub_passes_total "));
+        assert!(
+            metrics.contains("horolog_scrub_findings_total 0"),
+            "{metrics}"
+        );
+        let passes = metrics
+            .lines()
+            .find(|l| l.starts_with("horolog_scrub_passes_total "));
         assert!(passes.is_some_and(|l| !l.ends_with(" 0")), "{metrics}");
     }
     assert_same_state(&cluster);
+
+    wait_checkpoint(&cluster, 2);
+    cluster.node(2).kill();
+    let dir = cluster.node(2).dir.clone();
+    assert_eq!(findings(&dir), "");
+    let histories = export(&dir, &["--history"]);
+    assert_eq!(histories.len() as u64, TASKS + 5 * 200);
+    for told in &histories {
+        let row = &told["history"][0];
+        assert_eq!(
+            (&told["stage"], &row["kind"]),
+            (&"scheduled".into(), &"submitted".into())
+        );
+    }
+    let entries = export(&dir, &[]);
+    let members = entries.iter().filter(|entry| entry["kind"] == "membership");
+    let members = &members.last().unwrap()["members"];
+    assert_eq!(members["nodes"].as_object().unwrap().len(), 3, "{members}");
+    let peer = cluster.node(3).peer.to_string();
+    assert_eq!(members["nodes"]["3"]["peer"], peer.as_str(), "{members}");
+}
+
+/// The lines of `log export`.
+fn export(dir: &Path, more: &[&str]) -> Vec<serde_json::Value> {
+    let mut command = binary();
+    command.args(["log", "export"]).arg(dir).args(more);
+    let ran = command.output().unwrap();
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let out = text(&ran.stdout);
+    let lines = out.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.collect()
 }
 
 #[test]
@@ -267,9 +313,7 @@ fn a_stale_block_is_found() {
             stale[at(n)].copy_from_slice(&earlier[at(n)]);
             fs::write(&path, &stale).unwrap();
             tried += 1;
-            let found = findings(&cluster.node(bad).dir.clone());
-            println!("{name}, block {n}: {found}");
-            if !found.is_empty() {
+            if !findings(&cluster.node(bad).dir.clone()).is_empty() {
                 hit = Some(stale);
                 break;
             }
@@ -296,8 +340,14 @@ fn rot_under_a_running_node_is_found_within_a_pass() {
     let path = store(cluster.node(bad));
     bend(&path, &id(123));
     let said = ends(&mut cluster, bad);
-    assert!(said.contains("the scrub found damage in the store"), "{said}");
-    assert!(said.contains("of state.redb are not what was written"), "{said}");
+    assert!(
+        said.contains("the scrub found damage in the store"),
+        "{said}"
+    );
+    assert!(
+        said.contains("of state.redb are not what was written"),
+        "{said}"
+    );
     others_go_on(&cluster, bad, "without");
 }
 
@@ -310,7 +360,10 @@ fn rot_under_a_running_leaders_log_is_found_within_a_pass() {
     bend(&path, &id(200));
     let said = ends(&mut cluster, bad);
     assert!(said.contains("damage in the log"), "{said}");
-    assert!(said.contains("of log.redb are not what was written"), "{said}");
+    assert!(
+        said.contains("of log.redb are not what was written"),
+        "{said}"
+    );
     others_go_on(&cluster, bad, "without");
 }
 
@@ -325,7 +378,12 @@ fn a_record_dropped_by_hand_is_named_and_ends_the_node() {
     {
         let db = Database::open(store(cluster.node(bad))).unwrap();
         let txn = db.begin_write().unwrap();
-        let dropped = txn.open_table(RECORDS).unwrap().remove(42).unwrap().is_some();
+        let dropped = txn
+            .open_table(RECORDS)
+            .unwrap()
+            .remove(42)
+            .unwrap()
+            .is_some();
         assert!(dropped, "task 42 is there, and nothing has touched it");
         txn.commit().unwrap();
     }
@@ -359,7 +417,10 @@ fn the_log_from_zero_and_over_each_checkpoint_gives_the_same_hash() {
         let ran = verify(&dir);
         let (out, err) = (text(&ran.stdout), text(&ran.stderr));
         assert!(ran.status.success(), "{out}{err}");
-        let replay = err.lines().find(|line| line.starts_with("replay: ")).unwrap();
+        let replay = err
+            .lines()
+            .find(|line| line.starts_with("replay: "))
+            .unwrap();
         println!("{replay}");
         assert!(!replay.contains("equal at 0 "), "{replay}");
         assert!(replay.contains("; from zero equal at "), "{replay}");

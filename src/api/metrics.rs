@@ -151,12 +151,7 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64
     ConstGauge::new(signed(value)).encode(family)
 }
 
-fn counter(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    count: u64,
-) -> fmt::Result {
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, count: u64) -> fmt::Result {
     let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     ConstCounter::new(count).encode(family)
 }

@@ -463,7 +463,11 @@ impl Cluster {
             clock_skew_ms: (own_skew + if me { 0 } else { offset_us }) / 1_000,
             version: facts.version,
             scrub: facts.scrub,
-            scrub_place: if me { self.0.scrub.place() } else { String::new() },
+            scrub_place: if me {
+                self.0.scrub.place()
+            } else {
+                String::new()
+            },
             state_hashes: facts
                 .hashes
                 .iter()

@@ -46,6 +46,6 @@ pub use rim::Rim;
 pub use scrub::{SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
 pub use start::{Options, Running, StartError, start};
 pub use timing::Timing;
-pub use upkeep::Cadence;
 pub use types::{MemberShown, Members, membership};
+pub use upkeep::Cadence;
 pub use view::{ClusterView, NodeView, Scrubbed, ShardView};

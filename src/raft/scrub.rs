@@ -119,7 +119,11 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     }
     loop {
         pass(&inner, hurry).await;
-        let wait = if every.is_zero() { Duration::MAX } else { every };
+        let wait = if every.is_zero() {
+            Duration::MAX
+        } else {
+            every
+        };
         match asked(&inner, wait).await {
             Some(now) => hurry = now,
             None => return,
@@ -198,7 +202,12 @@ async fn pass(inner: &Arc<Inner>, mut hurry: bool) {
     inner.scrubbed_at_ms.store(at, Ordering::Relaxed);
     inner.scrub.at(String::new());
     let bytes = status.bytes;
-    tracing::info!(bytes, tasks, ?took, "the scrub found nothing wrong in log and store");
+    tracing::info!(
+        bytes,
+        tasks,
+        ?took,
+        "the scrub found nothing wrong in log and store"
+    );
 }
 
 fn pace(inner: &Inner) -> f64 {

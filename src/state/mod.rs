@@ -59,8 +59,8 @@ pub use read::{Dispatch, Filter, Page};
 pub use record::Record;
 pub use shared::Shared;
 pub use snapshot::{SnapshotError, read_attachment, write_snapshot};
-pub use store::{Image, MemoryStore, RedbStore, Saved, Store, StoreScrub, Verified, Writer};
 pub use store::verify_store;
+pub use store::{Image, MemoryStore, RedbStore, Saved, Store, StoreScrub, Verified, Writer};
 pub use table::Class;
 
 use progress::Progress;

@@ -52,7 +52,10 @@ fn lines(entry: &Entry) -> Result<Vec<String>> {
 pub(super) fn history(node: &Stopped) -> Result<()> {
     let path = node.store();
     if !path.exists() {
-        bail!("{} has no checkpoint yet: export the log", node.dir.display());
+        bail!(
+            "{} has no checkpoint yet: export the log",
+            node.dir.display()
+        );
     }
     let store = RedbStore::open(&path)?;
     let image = store.image()?;

@@ -32,10 +32,18 @@ fn a_sound_log_is_walked_whole_and_in_slices() {
         assert_eq!(entries_read, 500);
         assert!(steps > 50, "{steps} steps");
         wait(|done| store.purge(at(1, 99), done)).unwrap();
-        assert_eq!(walk(&store, 1_000).unwrap().0, 400, "what is purged is not looked at");
+        assert_eq!(
+            walk(&store, 1_000).unwrap().0,
+            400,
+            "what is purged is not looked at"
+        );
         wait(|done| store.purge(at(1, 900), done)).unwrap();
         append(&store, entries(2, 901..950));
-        assert_eq!(walk(&store, 1_000).unwrap().0, 49, "a jump, as after a snapshot");
+        assert_eq!(
+            walk(&store, 1_000).unwrap().0,
+            49,
+            "a jump, as after a snapshot"
+        );
         store.close();
         assert!(matches!(store.scrub().err(), Some(LogFault::Closed)));
     });
@@ -54,7 +62,9 @@ fn a_log_at_work_has_no_findings() {
                     let last = store.bounds().last.unwrap().index;
                     match dice.below(5) {
                         0 => wait(|done| store.truncate_after(Some(last - 3), done)).unwrap(),
-                        1 => wait(|done| store.purge(at(1, last.saturating_sub(40)), done)).unwrap(),
+                        1 => {
+                            wait(|done| store.purge(at(1, last.saturating_sub(40)), done)).unwrap()
+                        }
                         2 => wait(|done| store.save_vote(Bytes::from_static(b"v"), done)).unwrap(),
                         _ => append(&store, entries(term, last + 1..last + 30)),
                     }
@@ -90,10 +100,17 @@ fn a_bit_that_turns_under_an_open_log_is_found() {
         let mut byte = [0];
         file.read_exact_at(&mut byte, at).unwrap();
         let sound = byte[0];
-        file.write_all_at(&[sound ^ 1 << dice.below(8)], at).unwrap();
+        file.write_all_at(&[sound ^ 1 << dice.below(8)], at)
+            .unwrap();
         let said = walk(&store, 1 << 16).unwrap_err().to_string();
-        assert!(said.contains("of log.redb are not what was written"), "{said}");
-        assert!(said.contains("let a node with a new id"), "the way out: {said}");
+        assert!(
+            said.contains("of log.redb are not what was written"),
+            "{said}"
+        );
+        assert!(
+            said.contains("let a node with a new id"),
+            "the way out: {said}"
+        );
         file.write_all_at(&[sound], at).unwrap();
     }
     walk(&store, 1 << 16).unwrap();

@@ -44,9 +44,7 @@ pub(super) fn seal(value: &impl bincode::Encode) -> Vec<u8> {
 /// # Errors
 /// The bytes were damaged on the disk.
 pub(super) fn open<T: bincode::Decode<()>>(what: &str, bytes: &[u8]) -> Result<T, StoreFault> {
-    let damaged = |why: &str| {
-        StoreFault(format!("{what} is damaged on disk ({why}); {WAY_OUT}"))
-    };
+    let damaged = |why: &str| StoreFault(format!("{what} is damaged on disk ({why}); {WAY_OUT}"));
     let (body, sum) = bytes
         .split_last_chunk::<4>()
         .ok_or_else(|| damaged("it is too short"))?;

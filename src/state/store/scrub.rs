@@ -136,7 +136,9 @@ impl StoreScrub {
         for row in self.view.tasks.range(from..).map_err(reading)? {
             let (seq, value) = row.map_err(reading)?;
             read += value.value().len() + LOOK_BYTES;
-            read += self.check.task(&self.view, Seq(seq.value()), value.value())?;
+            read += self
+                .check
+                .task(&self.view, Seq(seq.value()), value.value())?;
             if read >= bytes {
                 self.phase = Phase::Tasks(seq.value() + 1);
                 return Ok(read);
@@ -354,13 +356,17 @@ impl Check {
             if found.as_deref() != Some(key.value()) {
                 let (key, seq) = (String::from_utf8_lossy(key.value()), seq.value());
                 let key = key.replace('\0', "/");
-                self.say(format!("`ids` leads from {key} to task {seq}, which is not there"));
+                self.say(format!(
+                    "`ids` leads from {key} to task {seq}, which is not there"
+                ));
             }
         }
         for row in view.far.iter().map_err(reading)? {
             let (at, seq) = row.map_err(reading)?.0.value();
             if !matches!(place(seq)?, Some(Place::Far(due)) if minute(due) == at) {
-                self.say(format!("`far` has task {seq} in minute {at}, where it does not wait"));
+                self.say(format!(
+                    "`far` has task {seq} in minute {at}, where it does not wait"
+                ));
             }
         }
         for row in view.open.iter().map_err(reading)? {
@@ -373,13 +379,17 @@ impl Check {
             let (class, at, seq) = row.map_err(reading)?.0.value();
             let finished = |p| matches!(p, Place::Finished(c, t) if (c as u8, t.0) == (class, at));
             if !place(seq)?.is_some_and(finished) {
-                self.say(format!("`finished` has task {seq} at {at}, where it did not finish"));
+                self.say(format!(
+                    "`finished` has task {seq} at {at}, where it did not finish"
+                ));
             }
         }
         for row in view.history.iter().map_err(reading)? {
             let (seq, n) = row.map_err(reading)?.0.value();
             if view.tasks.get(seq).map_err(reading)?.is_none() {
-                self.say(format!("`history` has row {n} of task {seq}, which is not there"));
+                self.say(format!(
+                    "`history` has row {n} of task {seq}, which is not there"
+                ));
             }
         }
         Ok(())

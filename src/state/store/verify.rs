@@ -74,9 +74,9 @@ mod tests {
 
     use super::super::redb_codec::*;
     use super::*;
-    use crate::state::layer::minute;
     use crate::model::{Batch, By, Key, Spec, Submit, Time, When};
     use crate::model::{Cancel, Change, Event, Http, Target};
+    use crate::state::layer::minute;
     use crate::state::{RedbStore, State};
 
     fn submit(n: u64) -> Event {
