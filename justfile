@@ -24,6 +24,10 @@ test *args:
 thorough times="100":
     THOROUGH={{times}} cargo test --release --lib
 
+# Simulated power cuts: so many of the log, and so many of the store.
+power-cuts each="6000":
+    POWER_CUTS={{each}} nice cargo test --release --lib -- --nocapture after_power_cuts
+
 # The documentation of the code, private items too.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items

@@ -20,3 +20,38 @@ pub(crate) fn cases(usual: u32) -> ProptestConfig {
         ..ProptestConfig::default()
     }
 }
+
+/// How many simulated power cuts a test makes; `POWER_CUTS` asks for another number.
+pub(crate) fn power_cuts(usual: u64) -> u64 {
+    #[allow(clippy::disallowed_methods)] // a test asks its caller
+    let asked = std::env::var("POWER_CUTS").ok();
+    asked.map_or(usual, |cuts| cuts.parse().expect("POWER_CUTS is a number"))
+}
+
+/// Runs chains of lives on all processors; each is told its number. The first failure is returned.
+pub(crate) fn chains(
+    count: u64,
+    run: impl Fn(u64) -> Result<(), String> + Sync,
+) -> Result<(), String> {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicU64::new(0);
+    let work = || {
+        loop {
+            let chain = next.fetch_add(1, Ordering::Relaxed);
+            if chain >= count {
+                return Ok(());
+            }
+            run(chain)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let working: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let ended = working.into_iter().map(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        ended.collect()
+    })
+}

@@ -157,7 +157,7 @@ fn follower(cluster: &Cluster) -> u64 {
 #[test]
 fn a_sound_cluster_is_scrubbed_and_has_no_findings() {
     let _one = serial();
-    let cluster = cluster();
+    let mut cluster = cluster();
     for round in 1..=5 {
         submit_far(&cluster, round % 3 + 1, round * 1_000..round * 1_000 + 200);
         let rounds = |node: u64| own(&cluster, node)?["scrub"]["passes"].as_u64();
@@ -182,6 +182,37 @@ fn a_sound_cluster_is_scrubbed_and_has_no_findings() {
         assert!(passes.is_some_and(|l| !l.ends_with(" 0")), "{metrics}");
     }
     assert_same_state(&cluster);
+
+    wait_checkpoint(&cluster, 2);
+    cluster.node(2).kill();
+    let dir = cluster.node(2).dir.clone();
+    assert_eq!(findings(&dir), "");
+    let histories = export(&dir, &["--history"]);
+    assert_eq!(histories.len() as u64, TASKS + 5 * 200);
+    for told in &histories {
+        let row = &told["history"][0];
+        assert_eq!(
+            (&told["stage"], &row["kind"]),
+            (&"scheduled".into(), &"submitted".into())
+        );
+    }
+    let entries = export(&dir, &[]);
+    let members = entries.iter().filter(|entry| entry["kind"] == "membership");
+    let members = &members.last().unwrap()["members"];
+    assert_eq!(members["nodes"].as_object().unwrap().len(), 3, "{members}");
+    let peer = cluster.node(3).peer.to_string();
+    assert_eq!(members["nodes"]["3"]["peer"], peer.as_str(), "{members}");
+}
+
+/// The lines of `log export`.
+fn export(dir: &Path, more: &[&str]) -> Vec<serde_json::Value> {
+    let mut command = binary();
+    command.args(["log", "export"]).arg(dir).args(more);
+    let ran = command.output().unwrap();
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let out = text(&ran.stdout);
+    let lines = out.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.collect()
 }
 
 #[test]
@@ -282,9 +313,7 @@ fn a_stale_block_is_found() {
             stale[at(n)].copy_from_slice(&earlier[at(n)]);
             fs::write(&path, &stale).unwrap();
             tried += 1;
-            let found = findings(&cluster.node(bad).dir.clone());
-            println!("{name}, block {n}: {found}");
-            if !found.is_empty() {
+            if !findings(&cluster.node(bad).dir.clone()).is_empty() {
                 hit = Some(stale);
                 break;
             }

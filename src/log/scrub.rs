@@ -99,14 +99,13 @@ impl LogScrub {
         let live = begin(&after);
         let read = rows.iter().map(|(_, row)| row.len() as u64).sum();
         let last = rows.last().map(|(index, _)| *index);
-        let mut expected = live;
-        for (index, row) in rows.iter().filter(|(index, _)| *index >= live) {
+        let rows = rows.iter().filter(|(index, _)| *index >= live);
+        for (expected, (index, row)) in (live..).zip(rows) {
             if *index != expected {
                 return Err(LogFault::Missing { index: expected });
             }
             checked(*index, row)?;
             self.entries += 1;
-            expected += 1;
         }
         // Nothing more: then this is the end, if it holds still to be compared.
         if last.is_none() {

@@ -51,6 +51,8 @@ struct Faults {
     sync_is_noop: bool,
     /// Operations left until the power goes.
     operations_left: Option<u64>,
+    /// An operation found the power off.
+    off: bool,
     /// Bytes it still takes, and the error after them.
     bytes_left: Option<(u64, io::ErrorKind)>,
 }
@@ -99,6 +101,11 @@ impl SimDisk {
     /// later ones fail, and nothing changes any more.
     pub fn power_off_after(&self, operations: u64) {
         self.image().faults.operations_left = Some(operations);
+    }
+
+    /// Whether the power went.
+    pub fn is_off(&self) -> bool {
+        self.image().faults.off
     }
 
     /// Takes `bytes` more and then fails every write and growth, as a full or failing disk does.
@@ -164,6 +171,7 @@ impl Image {
     fn operate(&mut self, bytes: usize) -> io::Result<()> {
         if let Some(left) = &mut self.faults.operations_left {
             if *left == 0 {
+                self.faults.off = true;
                 return Err(io::Error::other("the power is off"));
             }
             *left -= 1;

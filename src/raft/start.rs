@@ -62,7 +62,7 @@ pub struct Options {
 pub enum StartError {
     #[error(transparent)]
     Log(#[from] LogFault),
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error("{0}")]
     Membership(String),

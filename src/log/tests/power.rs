@@ -6,8 +6,10 @@ use std::sync::{Arc, mpsc};
 
 use super::super::sim_disk::{Dice, SimDisk};
 use super::super::*;
-use super::model::Model;
+use super::model::{Change, Model};
 use super::{entries, entry};
+use crate::thorough;
+use bytes::Bytes;
 
 fn open(disk: &SimDisk) -> Result<(LogStore, Writer), LogFault> {
     LogStore::stepped(Box::new(RedbEngine::with_backend(disk.clone())?))
@@ -41,8 +43,13 @@ impl Past {
     }
 
     fn submit(&mut self, store: &LogStore, dice: &mut Dice) {
-        let mut model = self.states[self.states.len() - 1].clone();
+        let model = &self.states[self.states.len() - 1];
         let change = model.change(dice.roll(), dice.below(1_000), dice.below(1 << 40));
+        self.push(store, change);
+    }
+
+    fn push(&mut self, store: &LogStore, change: Change) {
+        let mut model = self.states[self.states.len() - 1].clone();
         model.apply(&change);
         self.states.push(model);
         let (number, acknowledged) = (self.states.len() - 1, self.acknowledged.clone());
@@ -100,12 +107,61 @@ fn chain(seed: u64, cuts: u64, lying: bool) -> Result<(), String> {
     Ok(())
 }
 
+/// Cuts in the usual run.
+const CUTS: u64 = 1_000;
+const CUTS_OF_A_LOG: u64 = 20;
+
 #[test]
-fn nothing_acknowledged_is_lost_in_a_thousand_power_cuts() {
-    for seed in 0..50 {
-        if let Err(loss) = chain(seed, 20, false) {
-            panic!("{loss}");
+fn nothing_acknowledged_is_lost_after_power_cuts() {
+    let count = thorough::power_cuts(CUTS).div_ceil(CUTS_OF_A_LOG);
+    if let Err(loss) = thorough::chains(count, |seed| chain(seed, CUTS_OF_A_LOG, false)) {
+        panic!("{loss}");
+    }
+    println!("{} cuts of the log", count * CUTS_OF_A_LOG);
+}
+
+/// The power goes at every single operation of the disk, one after the other, while the log
+/// appends, votes, cuts its end off, purges, sweeps and is closed.
+#[test]
+fn a_cut_at_every_step_loses_nothing() {
+    let changes = |model: &Model, n: u64| match n {
+        3 | 7 => Change::Vote(Bytes::from(format!("vote {n}"))),
+        4 => Change::Truncate(model.entries.get(6).map(|entry| entry.at.index)),
+        6 => Change::Purge(model.entries[3].at),
+        _ => {
+            let next = model.bounds.next_index().unwrap_or(0);
+            Change::Append(entries(n, next..next + 4))
         }
+    };
+    for seed in 0..3 {
+        let mut steps = 0;
+        loop {
+            let disk = SimDisk::new();
+            let (store, mut writer) = open(&disk).unwrap();
+            let mut past = Past {
+                states: vec![Model::default()],
+                acknowledged: Arc::default(),
+            };
+            disk.power_off_after(steps);
+            for n in 0..10 {
+                let change = changes(&past.states[past.states.len() - 1], n);
+                past.push(&store, change);
+                writer.step();
+            }
+            store.close();
+            while writer.step() == Step::Wrote {}
+            drop((store, writer));
+            let after = disk.cut(seed * 1_000 + steps);
+            let found = open(&after).unwrap_or_else(|e| panic!("step {steps}: {e}"));
+            let found = Model::of(&found.0);
+            assert!(past.allows(&found), "step {steps}: {:?}", found.bounds);
+            if !disk.is_off() {
+                break;
+            }
+            steps += 1;
+        }
+        println!("the power went at each of {steps} operations");
+        assert!(steps > 50, "{steps}");
     }
 }
 

@@ -8,15 +8,17 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 
 use super::super::{Label, RedbStore, Store as _};
 use super::script::{self, Step};
 use super::{State, StateHash, empty, steps};
 use crate::log::sim_disk::{Dice, SimDisk};
 use crate::model::{Batch, Time};
+use crate::thorough;
 
-/// Cuts in the usual run; `POWER_CUTS` asks for more.
-const CUTS: u64 = 320;
+/// Cuts in the usual run.
+const CUTS: u64 = 1_000;
 const CUTS_OF_A_LOG: u64 = 16;
 
 /// A log, and what the fold is worth after each of its entries.
@@ -27,7 +29,10 @@ struct Truth {
 
 impl Truth {
     fn new(runner: &mut TestRunner) -> Truth {
-        let script: Vec<Step> = steps().new_tree(runner).unwrap().current();
+        Truth::of(steps().new_tree(runner).unwrap().current())
+    }
+
+    fn of(script: Vec<Step>) -> Truth {
         let log = script::log(&script);
         let mut state = empty();
         let mut hashes = vec![state.hash()];
@@ -120,6 +125,14 @@ struct Hits {
     while_opening: u64,
 }
 
+impl Hits {
+    fn add(&mut self, more: &Hits) {
+        self.in_checkpoints += more.in_checkpoints;
+        self.found_under_way += more.found_under_way;
+        self.while_opening += more.while_opening;
+    }
+}
+
 /// A chain of lives over one log. Tells what was lost or bent, if anything.
 fn chain(truth: &Truth, seed: u64, cuts: u64, lying: bool, hits: &mut Hits) -> Result<(), String> {
     let mut dice = Dice::new(seed);
@@ -158,35 +171,76 @@ fn chain(truth: &Truth, seed: u64, cuts: u64, lying: bool, hits: &mut Hits) -> R
         }
         hits.in_checkpoints += u64::from(allowed[0] != allowed[1]);
         hits.found_under_way += u64::from(allowed[0] != allowed[1] && applied == allowed[1]);
-        truth.check(found, cut % 2 == 0).map_err(said)?;
+        truth.check(found, cut % 4 == 0).map_err(said)?;
         disk = after;
     }
     Ok(())
 }
 
-fn cuts_wanted() -> u64 {
-    #[allow(clippy::disallowed_methods)] // A knob of this test alone.
-    let asked = std::env::var("POWER_CUTS").ok();
-    asked.map_or(CUTS, |cuts| cuts.parse().expect("POWER_CUTS is a number"))
-}
-
 #[test]
 fn no_checkpoint_is_lost_or_half_there_after_power_cuts() {
-    let mut runner = TestRunner::deterministic();
-    let mut hits = Hits::default();
-    let chains = cuts_wanted().div_ceil(CUTS_OF_A_LOG);
-    for seed in 0..chains {
-        let truth = Truth::new(&mut runner);
-        if let Err(loss) = chain(&truth, seed, CUTS_OF_A_LOG, false, &mut hits) {
-            panic!("{loss}");
-        }
+    let runner = Mutex::new(TestRunner::deterministic());
+    let total = Mutex::new(Hits::default());
+    let chains = thorough::power_cuts(CUTS).div_ceil(CUTS_OF_A_LOG);
+    let run = |seed| {
+        let script = steps().new_tree(&mut runner.lock().unwrap());
+        let (truth, mut hits) = (Truth::of(script.unwrap().current()), Hits::default());
+        chain(&truth, seed, CUTS_OF_A_LOG, false, &mut hits)?;
+        total.lock().unwrap().add(&hits);
+        Ok(())
+    };
+    if let Err(loss) = thorough::chains(chains, run) {
+        panic!("{loss}");
     }
-    println!("{} cuts: {hits:?}", chains * CUTS_OF_A_LOG);
+    let hits = total.into_inner().unwrap();
+    println!("{} cuts of the store: {hits:?}", chains * CUTS_OF_A_LOG);
     assert!(hits.in_checkpoints > chains * CUTS_OF_A_LOG / 3, "{hits:?}");
     assert!(
         hits.found_under_way > 0 && hits.while_opening > 0,
         "{hits:?}"
     );
+}
+
+/// The power goes at every single operation of the disk, one after the other, while a checkpoint
+/// follows another and the store is opened again.
+#[test]
+fn a_cut_at_every_step_of_a_checkpoint_keeps_one_whole() {
+    let mut runner = TestRunner::deterministic();
+    let logs = (0..8).map(|_| Truth::new(&mut runner));
+    let truth = logs.max_by_key(|truth| truth.log.len()).unwrap();
+    let (first, second) = (truth.last() / 2, truth.last());
+    for seed in 0..3 {
+        let mut steps = 0;
+        loop {
+            let disk = SimDisk::new();
+            let mut state = open(&disk).unwrap();
+            let mut to = |index: u64| {
+                for index in state.applied() + 1..=index {
+                    fold(&mut state, &truth.log, index as usize).unwrap();
+                }
+                let checkpoint = state.begin_checkpoint(b"disk".to_vec()).unwrap();
+                checkpoint.write().map(|()| state.end_checkpoint().unwrap())
+            };
+            to(first).unwrap();
+            disk.power_off_after(steps);
+            let written = to(second);
+            drop(state);
+            let opened = open(&disk).is_ok();
+            let found = open(&disk.cut(seed * 1_000 + steps)).unwrap();
+            let applied = found.applied();
+            match written {
+                Ok(_) => assert_eq!(applied, second, "step {steps}"),
+                Err(_) => assert!([first, second].contains(&applied), "step {steps}"),
+            }
+            truth.check(found, steps % 4 == 0).unwrap();
+            if opened && !disk.is_off() {
+                break;
+            }
+            steps += 1;
+        }
+        println!("the power went at each of {steps} operations");
+        assert!(steps > 10, "{steps}");
+    }
 }
 
 #[test]

@@ -154,7 +154,9 @@ impl RedbStore {
         let view = match guarded(READING, || View::new(&db)) {
             Ok(view) => view,
             Err(e) => {
-                Arc::into_inner(db).map(Held::leave);
+                if let Some(db) = Arc::into_inner(db) {
+                    db.leave();
+                }
                 return Err(e);
             }
         };
