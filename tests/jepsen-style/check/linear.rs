@@ -404,14 +404,11 @@ pub fn check(run: &Run) -> Verdict {
         }
         steps.push(step);
     }
-    for op in run.ops.iter().filter(|op| !op.is_local()) {
-        match op.f.as_str() {
-            "list" if op.is_ok() => seen_in_list(op, &mut by_key),
-            "bulk" if op.asked["dry_run"] != true && op.end != End::Fail => {
-                may_change(op, &mut by_key)
-            }
-            _ => {}
-        }
+    seen_in_lists(run, &mut by_key);
+    let takes_effect = |op: &&Op| op.asked["dry_run"] != true && op.end != End::Fail;
+    let bulk = run.ops.iter().filter(|op| op.f == "bulk");
+    for op in bulk.filter(takes_effect) {
+        may_change(op, &mut by_key);
     }
     let tasks = by_key.len();
     for ((app, id), mut steps) in by_key {
@@ -448,23 +445,45 @@ pub fn check(run: &Run) -> Verdict {
     found.verdict(NAME)
 }
 
-/// Each task in a list was read at some time during the walk.
-fn seen_in_list<'a>(op: &'a Op, by_key: &mut BTreeMap<Key, Vec<Step<'a>>>) {
-    for task in op.got["tasks"].as_array().into_iter().flatten() {
-        let text = |name: &str| task[name].as_str().unwrap_or_default().to_owned();
-        let step = Step {
-            op,
-            asked: &Value::Null,
-            f: "read",
-            answer: task,
-            end: End::Ok,
-            ended_us: op.ended_us,
-            content: 0,
-        };
-        by_key
-            .entry((text("app"), text("id")))
-            .or_default()
-            .push(step);
+/// Each task in a list was read at some time during the walk. Of all walks that show the same of a
+/// task, the first to end and the last to begin say all there is to say: what lies between them
+/// follows, because the log index of a task's last change never falls.
+fn seen_in_lists<'a>(run: &'a Run, by_key: &mut BTreeMap<Key, Vec<Step<'a>>>) {
+    let mut sightings: BTreeMap<(Key, u64, &str), [Step<'a>; 2]> = BTreeMap::new();
+    let walks = run.ops.iter().filter(|op| op.f == "list" && op.is_ok());
+    for op in walks.filter(|op| !op.is_local()) {
+        for task in op.got["tasks"].as_array().into_iter().flatten() {
+            let text = |name: &str| task[name].as_str().unwrap_or_default().to_owned();
+            let key = (text("app"), text("id"));
+            let shown = (task["index"].as_u64(), task["stage"].as_str());
+            let (Some(index), Some(stage)) = shown else {
+                continue;
+            };
+            let step = Step {
+                op,
+                asked: &Value::Null,
+                f: "read",
+                answer: task,
+                end: End::Ok,
+                ended_us: op.ended_us,
+                content: 0,
+            };
+            let both = || [step.clone(), step.clone()];
+            let [first, last] = sightings.entry((key, index, stage)).or_insert_with(both);
+            if step.ended_us < first.ended_us {
+                *first = step.clone();
+            }
+            if step.op.began_us > last.op.began_us {
+                *last = step;
+            }
+        }
+    }
+    for ((key, ..), [first, last]) in sightings {
+        let steps = by_key.entry(key).or_default();
+        if first.op.n != last.op.n {
+            steps.push(last);
+        }
+        steps.push(first);
     }
 }
 
