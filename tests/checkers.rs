@@ -399,3 +399,21 @@ fn assert_found(dir: &Path, (file, words, bend, finders): &Bend) {
     }
     fs::write(&path, good).unwrap();
 }
+
+/// What judges the product must not share a mistake with it.
+#[test]
+fn checkers_share_no_code_with_the_product() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jepsen-style/check");
+    let mut count = 0;
+    for dir in [root.clone(), root.join("model"), root.join("linear")] {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let text = fs::read_to_string(&path).unwrap();
+                assert!(!text.contains("horolog::"), "{}", path.display());
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 15, "the files were found");
+}

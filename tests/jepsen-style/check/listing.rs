@@ -28,7 +28,7 @@ pub fn check(run: &Run, folded: &Folded) -> Verdict {
     let mut count = 0;
     for walk in walks {
         count += 1;
-        one(walk, &submitted, folded, &mut found);
+        one(run, walk, &submitted, folded, &mut found);
     }
     found.note(format!(
         "{count} walks, {} tasks submitted",
@@ -57,7 +57,13 @@ fn submitted(run: &Run) -> BTreeMap<&Key, Submitted> {
     submitted
 }
 
-fn one(walk: &Op, submitted: &BTreeMap<&Key, Submitted>, folded: &Folded, found: &mut Findings) {
+fn one(
+    run: &Run,
+    walk: &Op,
+    submitted: &BTreeMap<&Key, Submitted>,
+    folded: &Folded,
+    found: &mut Findings,
+) {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let tasks = walk.got["tasks"].as_array().into_iter().flatten();
     let listed: Vec<Key> = tasks
@@ -82,12 +88,15 @@ fn one(walk: &Op, submitted: &BTreeMap<&Key, Submitted>, folded: &Folded, found:
             .get(key)
             .is_some_and(|task| task.sent_us <= walk.ended_us);
         found.check(known && asked_for(key), || {
-            format!(
-                "I-4: {}: shows {}/{}, which nobody submitted",
-                walk.name(),
-                key.0,
-                key.1
-            )
+            let of_it = |op: &&Op| op.f == "submit" && op.key.as_ref() == Some(key);
+            let why = match run.ops.iter().find(of_it) {
+                Some(op) if op.had_surely_no_effect() => {
+                    format!("I-34: {} was refused with {}", op.name(), op.status())
+                }
+                Some(op) => format!("I-4: {} came later, or for another application", op.name()),
+                None => "I-4: nobody submitted it".into(),
+            };
+            format!("{}: shows {}/{}: {why}", walk.name(), key.0, key.1)
         });
     }
     let filters = walk.asked.as_object().into_iter().flatten();
@@ -157,13 +166,16 @@ mod tests {
     #[test]
     fn a_phantom_is_found() {
         let phantom = Build::but(|b| tasks(b, 14).push(item("x", 3, "done", 0, 1)));
-        phantom.fails(NAME, "shows app/x, which nobody submitted");
+        phantom.fails(NAME, "shows app/x: I-4: nobody submitted it");
         // f was refused: it was surely not submitted.
         let refused = Build::but(|b| tasks(b, 14).push(item("f", 3, "done", 0, 1)));
-        refused.fails(NAME, "shows app/f");
+        refused.fails(
+            NAME,
+            "shows app/f: I-34: op 17 submit app/f was refused with 503",
+        );
         // g was submitted only after the walk.
         let early = Build::but(|b| tasks(b, 14).push(item("g", 22, "scheduled", 4_000, 0)));
-        early.fails(NAME, "shows app/g");
+        early.fails(NAME, "shows app/g: I-4: op 18 submit app/g came later");
     }
 
     #[test]

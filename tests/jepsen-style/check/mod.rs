@@ -1,14 +1,14 @@
 //! The checkers: whether what a run left behind keeps the promises.
 //!
 //! Pure: a folder goes in, verdicts come out. Nothing here knows the product's code; what it must
-//! know of it is written down again, from docs/api.md and docs/stages.md, in `model.rs`.
+//! know of it is written down again, from docs/api.md and docs/stages.md, in `model/`.
 //!
 //! ```text
-//! folder ─► run.rs ─► model.rs, fold.rs ─► replay.rs   (1) every answer is what the log says
-//!             │              │             total.rs    (4) nothing lost, nothing from nowhere
-//!             │              │             ledger.rs   (6) every delivery is explained
-//!             │              └───────────► listing.rs  (3) lists show each task once
-//!             └──────────────────────────► linear.rs   (2) each task looks like one place
+//! folder ─► run.rs ─► fold.rs, model/ ─► replay.rs   (1) every answer is what the log says
+//!             │              │           total.rs    (4) nothing lost, nothing from nowhere
+//!             │              │           ledger.rs   (6) every delivery is explained
+//!             │              └─────────► listing.rs  (3) lists show each task once
+//!             └────────────────────────► linear/     (2) each task looks like one place
 //! ```
 //!
 //! # The folder
@@ -30,7 +30,7 @@
 //! `index`, `stage`, `due_at`, `attempt`; `decided` is the `Horolog-Index` header, if there was
 //! one. That of a `fail` has `status` and `problem`, and `decided`. An `ok` list carries the whole
 //! walk: `tasks`, each with `app`, `id` and the same members. An operation that was not answered
-//! is `unknown`, or never ends.
+//! is `unknown`, or never ends. The fault `none` disturbs nothing.
 
 mod fold;
 mod last;
