@@ -1,7 +1,7 @@
 //! Few tasks that many clients want at once: everything races with the due time, and with
 //! everything else.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::{Mutex, PoisonError};
 
 use super::{Caller, task};
@@ -19,17 +19,22 @@ pub struct Race(Mutex<Vec<Hot>>);
 
 struct Hot {
     id: String,
-    body: serde_json::Value,
+    body: Value,
     left: u32,
 }
 
 pub fn run(caller: &mut Caller) {
-    let (id, body) = pick(caller);
+    let (id, body, is_new) = pick(caller);
     let url = caller.shared.sink.url("ok");
-    match caller.chance.below(20) {
-        0..4 => drop(caller.submit(&body)),
-        4..8 => drop(caller.cancel(APP, &id)),
-        8 | 9 => {
+    // Seldom something comes before the submit.
+    let kind = match is_new && caller.chance.percent(85) {
+        true => 0,
+        false => caller.chance.below(20),
+    };
+    match kind {
+        0..3 => drop(caller.submit(&body)),
+        3..7 => drop(caller.cancel(APP, &id)),
+        7..10 => {
             let due = now_ms() + caller.chance.below(900);
             caller.change(APP, &id, json!({ "due_at": due }));
         }
@@ -47,24 +52,26 @@ pub fn run(caller: &mut Caller) {
         15 => drop(caller.read(APP, &id, true)),
         _ => drop(caller.read(APP, &id, false)),
     }
-    let pause = caller.chance.between(10, 160);
+    let pause = caller.chance.between(10, 110);
     caller.shared.pause(pause);
 }
 
-/// One of the tasks that are wanted; a new one takes the place of each that had its share.
-fn pick(caller: &mut Caller) -> (String, serde_json::Value) {
+/// One of the tasks that are wanted, and whether nothing was done with it yet; a new one takes the
+/// place of each that had its share.
+fn pick(caller: &mut Caller) -> (String, Value, bool) {
     let race = caller.race.clone();
     let mut race = race.0.lock().unwrap_or_else(PoisonError::into_inner);
     race.retain(|hot| hot.left > 0);
     while race.len() < WANTED {
         let id = caller.shared.id("h");
-        let due = now_ms() + caller.chance.between(100, 1_800);
+        let due = now_ms() + caller.chance.between(200, 2_500);
         let script = *caller.chance.pick(&["ok", "ok", "slow/150", "fail/1", "later"]);
         let body = task(APP, &id, due, &caller.shared.sink.url(script));
         let left = OPERATIONS_MAX;
         race.push(Hot { id, body, left });
     }
     let at = caller.chance.below(race.len() as u64) as usize;
+    let is_new = race[at].left == OPERATIONS_MAX;
     race[at].left -= 1;
-    (race[at].id.clone(), race[at].body.clone())
+    (race[at].id.clone(), race[at].body.clone(), is_new)
 }

@@ -97,7 +97,7 @@ pub fn task(app: &str, id: &str, due_ms: u64, url: &str) -> Value {
         "app": app, "id": id, "due_at": due_ms,
         "target": { "http": { "url": url, "timeout": "1500ms" } },
         "retry": { "attempts": 4, "backoff": { "fixed": "300ms" }, "jitter": 0.1 },
-        "accept_timeout": "3s",
+        "accept_timeout": "1500ms",
     })
 }
 

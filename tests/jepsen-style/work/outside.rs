@@ -14,7 +14,7 @@ pub fn run(caller: &mut Caller) {
     if let Ended::Fail = caller.submit(&body) {
         return caller.shared.pause(200);
     }
-    // Before it is called, while it is, after; or never: then it is called again after 3 s.
+    // Before it is called, while it is, after; or never: then it is called again after a while.
     let wait = caller.chance.between(50, 1_200);
     caller.shared.pause(wait);
     let said = match caller.chance.below(10) {
