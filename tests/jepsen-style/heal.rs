@@ -36,7 +36,10 @@ pub fn heal(site: &mut Site) -> Vec<Verdict> {
     let ready = site.wait(READY_WITHIN, |site| site.is_ready().then_some(()));
     let leader = site.agreed_leader();
     verdicts.push(said("I-32 one leader", ready, || {
-        format!("node {leader:?} leads, all ready after {} ms", now_ms() - began)
+        format!(
+            "node {leader:?} leads, all ready after {} ms",
+            now_ms() - began
+        )
     }));
     let drained = site.wait(DRAINED_WITHIN, |site| is_drained(site).then_some(()));
     verdicts.push(said("I-32 due work ends", drained, || {
@@ -44,9 +47,19 @@ pub fn heal(site: &mut Site) -> Vec<Verdict> {
     }));
     let equal = site.wait(EQUAL_WITHIN, |site| equal_hashes(site).transpose());
     verdicts.push(match equal {
-        Some(Ok(count)) => Verdict::of("I-27 equal hashes", count, vec![], format!("{count} indexes on all nodes")),
+        Some(Ok(count)) => Verdict::of(
+            "I-27 equal hashes",
+            count,
+            vec![],
+            format!("{count} indexes on all nodes"),
+        ),
         Some(Err(why)) => Verdict::of("I-27 equal hashes", 1, vec![why], String::new()),
-        None => Verdict::of("I-27 equal hashes", 1, vec!["no index in common".into()], String::new()),
+        None => Verdict::of(
+            "I-27 equal hashes",
+            1,
+            vec!["no index in common".into()],
+            String::new(),
+        ),
     });
     verdicts
 }
@@ -65,7 +78,11 @@ pub fn served(site: &mut Site, ids: &[String]) -> Verdict {
         (done && !ids.is_empty()).then_some(())
     });
     said("I-32 serves", served, || {
-        format!("{} fresh tasks done after {} ms", ids.len(), now_ms() - began)
+        format!(
+            "{} fresh tasks done after {} ms",
+            ids.len(),
+            now_ms() - began
+        )
     })
 }
 
@@ -114,7 +131,12 @@ fn equal_hashes(site: &Site) -> Result<Option<u64>, String> {
             return Err(format!("states differ at index {index}: {hashes:?}"));
         }
     }
-    let last = |id: &u64| seen.iter().rev().find(|(_, on)| on.contains_key(id)).map(|(at, _)| *at);
+    let last = |id: &u64| {
+        seen.iter()
+            .rev()
+            .find(|(_, on)| on.contains_key(id))
+            .map(|(at, _)| *at)
+    };
     let mut lasts: Vec<Option<u64>> = ids.iter().map(last).collect();
     lasts.dedup();
     let common = seen.values().filter(|on| on.len() == ids.len()).count() as u64;

@@ -56,7 +56,13 @@ fn hold(options: Options) {
     }
     let page = outcome.dir.join("report.html");
     println!("--- {}", page.display());
-    assert!(outcome.is_ok(), "seed {} failed; see {}; again: {}", plan.options.seed, page.display(), outcome.repeat);
+    assert!(
+        outcome.is_ok(),
+        "seed {} failed; see {}; again: {}",
+        plan.options.seed,
+        page.display(),
+        outcome.repeat
+    );
 }
 
 fn fixed(text: &str) {
@@ -67,7 +73,10 @@ fn fixed(text: &str) {
 #[test]
 fn every_fault_once() {
     let families: Vec<&str> = fault::families().filter(|f| *f != "snapshot").collect();
-    fixed(&format!("--seconds 1 --seed 1 --nemesis {}", families.join(",")));
+    fixed(&format!(
+        "--seconds 1 --seed 1 --nemesis {}",
+        families.join(",")
+    ));
 }
 
 /// With a log that is purged at once: who was away is sent a snapshot.

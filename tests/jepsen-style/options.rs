@@ -48,10 +48,7 @@ impl Options {
         let known: Vec<&str> = fault::families().collect();
         for name in &options.nemeses {
             if !known.contains(&name.as_str()) {
-                return Err(format!(
-                    "--nemesis {name}: there are {}",
-                    known.join(", ")
-                ));
+                return Err(format!("--nemesis {name}: there are {}", known.join(", ")));
             }
         }
         Ok(options)

@@ -10,7 +10,7 @@ use crate::fault::{self, FAULTS, Kind};
 use crate::options::Options;
 
 /// Waited for before each fault, ms.
-const REST_MS: (u64, u64) = (600, 1_800);
+const REST_MS: (u64, u64) = (400, 1_200);
 
 /// One fault: so long after the end of the one before, for so long.
 #[derive(Clone, Debug)]

@@ -126,9 +126,8 @@ impl Faults {
 
     /// `phase` is `begin` or `end`.
     pub fn note(&self, what: &str, nodes: &[u64], phase: &str, detail: &Value) {
-        self.0.write_now(
-            json!({ "what": what, "nodes": nodes, "phase": phase, "detail": detail }),
-        );
+        self.0
+            .write_now(json!({ "what": what, "nodes": nodes, "phase": phase, "detail": detail }));
         self.0.flush();
     }
 }

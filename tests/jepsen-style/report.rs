@@ -47,14 +47,25 @@ pub fn write(
     let mut page = String::from(HEAD);
     let title = if outcome.is_ok() { "held" } else { "FAILED" };
     let seed = plan.options.seed;
-    let _ = write!(page, "<h1>Seed {seed}: {title}</h1><p>Again: <code>{}</code></p>", escape(&outcome.repeat));
+    let _ = write!(
+        page,
+        "<h1>Seed {seed}: {title}</h1><p>Again: <code>{}</code></p>",
+        escape(&outcome.repeat)
+    );
     page.push_str("<h2>Verdicts</h2><table><tr><th>check<th><th>looked at<th>undecided<th>");
     for v in &outcome.verdicts {
-        let (class, word) = if v.ok { ("ok", "ok") } else { ("bad", "failed") };
+        let (class, word) = if v.ok {
+            ("ok", "ok")
+        } else {
+            ("bad", "failed")
+        };
         let _ = write!(
             page,
             "<tr><td>{}<td class={class}>{word}<td>{}<td>{}<td><pre>{}</pre>",
-            v.name, v.checked, v.undecided, escape(&v.text)
+            v.name,
+            v.checked,
+            v.undecided,
+            escape(&v.text)
         );
     }
     page.push_str("</table><h2>Faults and lateness</h2>");
@@ -63,7 +74,13 @@ pub fn write(
     page.push_str("<h2>Operations</h2><table><tr><th>kind<th>ok<th>fail<th>unknown");
     for (f, ends) in operations(&history) {
         let count = |end: &str| ends.get(end).copied().unwrap_or(0);
-        let _ = write!(page, "<tr><td>{f}<td>{}<td>{}<td>{}", count("ok"), count("fail"), count("unknown"));
+        let _ = write!(
+            page,
+            "<tr><td>{f}<td>{}<td>{}<td>{}",
+            count("ok"),
+            count("fail"),
+            count("unknown")
+        );
     }
     page.push_str("</table><h2>Faults</h2><table><tr><th>fault<th>times");
     for (name, times) in happened {
@@ -72,7 +89,11 @@ pub fn write(
     for (name, why) in skipped {
         let _ = write!(page, "<tr><td>{name}<td>skipped: {}", escape(why));
     }
-    let _ = write!(page, "</table><h2>Plan</h2><pre>{}</pre>", escape(&format!("{:#}", plan.shown())));
+    let _ = write!(
+        page,
+        "</table><h2>Plan</h2><pre>{}</pre>",
+        escape(&format!("{:#}", plan.shown()))
+    );
     fs::write(dir.join("report.html"), page).unwrap();
 }
 
@@ -83,7 +104,9 @@ white-space:pre-wrap}.ok{background:#cfc}.bad{background:#fbb}svg{display:block;
 text{font-size:10px}</style>";
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 /// How each kind of operation ended.
@@ -91,7 +114,11 @@ fn operations(history: &[Value]) -> BTreeMap<String, BTreeMap<String, u64>> {
     let mut counts: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
     for op in history.iter().filter(|op| op["type"] != "invoke") {
         let word = |name: &str| op[name].as_str().unwrap_or("?").to_owned();
-        *counts.entry(word("f")).or_default().entry(word("type")).or_default() += 1;
+        *counts
+            .entry(word("f"))
+            .or_default()
+            .entry(word("type"))
+            .or_default() += 1;
     }
     counts
 }
@@ -123,7 +150,10 @@ fn timeline(faults: &[Value], sink: &[Value]) -> String {
                         svg,
                         "<rect x={a:.1} y={:.1} width={:.1} height={:.1} fill=#c66><title>{title}</title></rect>\
                          <rect x={a:.1} y={top} width={:.1} height={PLOT} fill=#c66 opacity=.08 />",
-                        y + 2.0, (b - a).max(1.0), ROW - 4.0, (b - a).max(1.0)
+                        y + 2.0,
+                        (b - a).max(1.0),
+                        ROW - 4.0,
+                        (b - a).max(1.0)
                     );
                     begun = None;
                 }
@@ -133,15 +163,34 @@ fn timeline(faults: &[Value], sink: &[Value]) -> String {
         let _ = write!(svg, "<text x=2 y={:.1}>{family}</text>", y + 12.0);
     }
     let y = |late_ms: f64| top + PLOT - ((late_ms.max(1.0)).log10() / 5.0 * PLOT).min(PLOT);
-    for (label, ms) in [("1 ms", 1.0), ("10 ms", 10.0), ("100 ms", 100.0), ("1 s", 1e3), ("10 s", 1e4)] {
-        let _ = write!(svg, "<line x1=0 x2={WIDTH} y1={0:.1} y2={0:.1} stroke=#ddd /><text x=2 y={0:.1}>{label}</text>", y(ms));
+    for (label, ms) in [
+        ("1 ms", 1.0),
+        ("10 ms", 10.0),
+        ("100 ms", 100.0),
+        ("1 s", 1e3),
+        ("10 s", 1e4),
+    ] {
+        let _ = write!(
+            svg,
+            "<line x1=0 x2={WIDTH} y1={0:.1} y2={0:.1} stroke=#ddd /><text x=2 y={0:.1}>{label}</text>",
+            y(ms)
+        );
     }
     let step = sink.len().div_ceil(POINTS_MAX).max(1);
     for (n, delivery) in sink.iter().enumerate() {
         let late = number(delivery, "t") / 1_000.0 - number(delivery, "due");
         if n % step == 0 || late > 1_000.0 {
-            let colour = if number(delivery, "attempt") > 1.0 { "#a50" } else { "#05a" };
-            let _ = write!(svg, "<circle cx={:.1} cy={:.1} r=1.5 fill={colour} />", x(number(delivery, "t")), y(late));
+            let colour = if number(delivery, "attempt") > 1.0 {
+                "#a50"
+            } else {
+                "#05a"
+            };
+            let _ = write!(
+                svg,
+                "<circle cx={:.1} cy={:.1} r=1.5 fill={colour} />",
+                x(number(delivery, "t")),
+                y(late)
+            );
         }
     }
     svg.push_str("</svg><p>Down: lateness (blue: first attempts, brown: later ones, which wait for their back-off). Across: time.</p>");
@@ -151,11 +200,21 @@ fn timeline(faults: &[Value], sink: &[Value]) -> String {
 /// Percentiles of first attempts.
 fn lateness(sink: &[Value]) -> String {
     let first = sink.iter().filter(|delivery| delivery["attempt"] == 1);
-    let mut late: Vec<f64> = first.map(|d| number(d, "t") / 1_000.0 - number(d, "due")).collect();
+    let mut late: Vec<f64> = first
+        .map(|d| number(d, "t") / 1_000.0 - number(d, "due"))
+        .collect();
     late.sort_by(f64::total_cmp);
-    let at = |percent: usize| late.get((late.len().max(1) - 1) * percent / 100).copied().unwrap_or(0.0);
+    let at = |percent: usize| {
+        late.get((late.len().max(1) - 1) * percent / 100)
+            .copied()
+            .unwrap_or(0.0)
+    };
     format!(
         "<p>{} first attempts; lateness p50 {:.1}, p90 {:.1}, p99 {:.1}, most {:.1} ms.</p>",
-        late.len(), at(50), at(90), at(99), at(100)
+        late.len(),
+        at(50),
+        at(90),
+        at(99),
+        at(100)
     )
 }

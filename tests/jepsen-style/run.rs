@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::fault::Trouble;
+use crate::heal;
 use crate::plan::Plan;
 use crate::record::{self, Faults, History};
 use crate::report;
 use crate::sink::Sink;
-use crate::site::{Mount, Site};
+use crate::site::{Mount, SMALL, Site};
 use crate::support::node::binary;
 use crate::support::{now_ms, seconds};
 use crate::totals::{self, Verdict};
 use crate::wires::Wires;
 use crate::work::{self, Caller, Crew};
-use crate::heal;
 
 /// A new cluster serves by then.
 const FORMED_WITHIN: Duration = seconds(60);
@@ -64,7 +64,11 @@ pub fn run(plan: &Plan) -> Outcome {
     let began = now_ms();
     site.nodes.iter_mut().for_each(|node| node.start());
     let formed = site.wait(FORMED_WITHIN, |site| site.is_ready().then_some(()));
-    assert!(formed.is_some(), "the cluster did not form; see {}", dir.display());
+    assert!(
+        formed.is_some(),
+        "the cluster did not form; see {}",
+        dir.display()
+    );
     println!("    formed after {} ms", now_ms() - began);
 
     let history = History::create(&dir);
@@ -83,7 +87,11 @@ pub fn run(plan: &Plan) -> Outcome {
     let mut verdicts = heal::heal(&mut site);
     verdicts.push(look(&mut site, &shared));
     shared.history.flush();
-    verdicts.push(honest(&site, &done, &record::read(&dir.join("history.ndjson"))));
+    verdicts.push(honest(
+        &site,
+        &done,
+        &record::read(&dir.join("history.ndjson")),
+    ));
     verdicts.push(deaths(&site));
     verdicts.push(keep(&mut site, &dir));
     drop(shared);
@@ -108,8 +116,12 @@ pub fn run(plan: &Plan) -> Outcome {
 
 /// An empty folder for this run.
 fn folder(seed: u64) -> PathBuf {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("jepsen-runs").join(seed.to_string());
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("jepsen-runs")
+        .join(seed.to_string());
     if dir.exists() {
+        // A run that was killed may have left its small disk behind.
+        Mount::release(&dir.join(format!("node-{SMALL}")));
         fs::remove_dir_all(&dir).unwrap();
     }
     fs::create_dir_all(&dir).unwrap();
@@ -133,7 +145,8 @@ fn disturb(site: &mut Site, plan: &Plan, faults: &Faults) -> Done {
                 continue;
             }
             Err(Trouble::Failed(why)) => {
-                done.failed.push(format!("{name} could not be installed: {why}"));
+                done.failed
+                    .push(format!("{name} could not be installed: {why}"));
                 continue;
             }
         };
@@ -163,12 +176,7 @@ fn disturb(site: &mut Site, plan: &Plan, faults: &Faults) -> Done {
 /// Fresh tasks through each node, and then everything as each node lists it; all on record.
 fn look(site: &mut Site, shared: &Arc<work::Shared>) -> Verdict {
     const PROCESS: u64 = 900;
-    let mut caller = Caller::new(
-        shared.clone(),
-        PROCESS,
-        Chance::new(0),
-        Default::default(),
-    );
+    let mut caller = Caller::new(shared.clone(), PROCESS, Chance::new(0), Default::default());
     let doors: Vec<_> = site.doors.read().unwrap().clone();
     let mut ids = Vec::new();
     for (node, door) in &doors {
@@ -182,7 +190,8 @@ fn look(site: &mut Site, shared: &Arc<work::Shared>) -> Verdict {
     }
     let mut verdict = heal::served(site, &ids);
     for (node, door) in &doors {
-        let walked = (0..TRIES).any(|_| work::walk(&mut caller, (*node, *door), None, "&limit=1000"));
+        let walked =
+            (0..TRIES).any(|_| work::walk(&mut caller, (*node, *door), None, "&limit=1000"));
         if !walked {
             verdict.ok = false;
             verdict.text = format!("node {node} could not be listed");
@@ -205,19 +214,32 @@ fn honest(site: &Site, done: &Done, history: &[Value]) -> Verdict {
     for op in history.iter().filter(|op| op["type"] == "ok") {
         *counts.entry(op["f"].as_str().unwrap_or("?")).or_default() += 1;
     }
-    for f in ["submit", "cancel", "change", "run", "complete", "read", "list", "bulk"] {
+    for f in [
+        "submit", "cancel", "change", "run", "complete", "read", "list", "bulk",
+    ] {
         let count = counts.get(f).copied().unwrap_or(0);
         if count < ANSWERED_MIN {
-            wrong.push(format!("only {count} × {f} went well: too few to say anything"));
+            wrong.push(format!(
+                "only {count} × {f} went well: too few to say anything"
+            ));
         }
     }
-    let well = format!("{} faults, {counts:?}, {} skipped", done.happened.values().sum::<u64>(), done.skipped.len());
+    let well = format!(
+        "{} faults, {counts:?}, {} skipped",
+        done.happened.values().sum::<u64>(),
+        done.skipped.len()
+    );
     Verdict::of("honest", history.len() as u64, wrong, well)
 }
 
 fn deaths(site: &Site) -> Verdict {
     let nodes = site.nodes.len() as u64;
-    Verdict::of("nobody died by itself", nodes, site.deaths.clone(), format!("{nodes} nodes"))
+    Verdict::of(
+        "nobody died by itself",
+        nodes,
+        site.deaths.clone(),
+        format!("{nodes} nodes"),
+    )
 }
 
 fn well_called(sink: &Sink) -> Verdict {
@@ -229,14 +251,23 @@ fn well_called(sink: &Sink) -> Verdict {
     if odd > 0 {
         wrong.push(format!("{odd} requests were no callbacks"));
     }
-    Verdict::of("well called", sink.arrived() as u64, wrong, format!("{} calls", sink.arrived()))
+    Verdict::of(
+        "well called",
+        sink.arrived() as u64,
+        wrong,
+        format!("{} calls", sink.arrived()),
+    )
 }
 
 /// Writes down what the nodes say and hold; stops them.
 fn keep(site: &mut Site, dir: &Path) -> Verdict {
     for id in site.ids() {
         let status = site.status(id);
-        fs::write(dir.join(format!("status-{id}.json")), format!("{status:#}\n")).unwrap();
+        fs::write(
+            dir.join(format!("status-{id}.json")),
+            format!("{status:#}\n"),
+        )
+        .unwrap();
     }
     let mut wrong = Vec::new();
     let mut rows = 0;
@@ -251,7 +282,10 @@ fn keep(site: &mut Site, dir: &Path) -> Verdict {
         let of_log = |verb: &str| binary().args(["log", verb]).arg(&data).output().unwrap();
         let export = of_log("export");
         if !export.status.success() {
-            wrong.push(format!("log export {id}: {}", String::from_utf8_lossy(&export.stderr)));
+            wrong.push(format!(
+                "log export {id}: {}",
+                String::from_utf8_lossy(&export.stderr)
+            ));
         }
         rows += export.stdout.split(|byte| *byte == b'\n').count() as u64;
         fs::write(dir.join(format!("log-{id}.ndjson")), export.stdout).unwrap();

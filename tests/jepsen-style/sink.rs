@@ -263,11 +263,7 @@ async fn answer(stream: &mut BufReader<TcpStream>, delivery: &mut Delivery) -> i
     let mut parts = path.trim_start_matches('/').split('/');
     let script = parts.next().unwrap_or("");
     let number: u64 = parts.next().and_then(|n| n.parse().ok()).unwrap_or(0);
-    let attempt: u64 = delivery
-        .head
-        .header("horolog-attempt")
-        .parse()
-        .unwrap_or(0);
+    let attempt: u64 = delivery.head.header("horolog-attempt").parse().unwrap_or(0);
     let status = match script {
         "fail" if attempt <= number => 500,
         "later" => 202,

@@ -17,6 +17,8 @@ use crate::wires::Wires;
 
 /// How many nodes form the cluster.
 pub const FIRST_NODES: u64 = 3;
+/// The node whose disk is small, where the plan has a full one.
+pub const SMALL: u64 = 2;
 /// What the harness itself asks a node must be answered by then.
 const ASK_WITHIN: Duration = seconds(2);
 const LOOK: Duration = Duration::from_millis(50);
@@ -62,6 +64,15 @@ impl Mount {
         }
     }
 
+    /// Unmounts; says whether something was mounted there.
+    pub fn release(dir: &Path) -> bool {
+        let done = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(dir)
+            .output();
+        done.is_ok_and(|done| done.status.success())
+    }
+
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -69,11 +80,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let done = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(&self.0)
-            .status();
-        if !done.is_ok_and(|status| status.success()) {
+        if !Mount::release(&self.0) {
             eprintln!("{} is still mounted", self.0.display());
         }
     }
@@ -97,8 +104,8 @@ impl Site {
         };
         if plan.has("disk") {
             let mib = 128 + plan.options.seconds / 60 * 8;
-            match Mount::tmpfs(&root.join("node-2"), mib) {
-                Ok(mount) => site.small_disk = Some((2, mount)),
+            match Mount::tmpfs(&root.join(format!("node-{SMALL}")), mib) {
+                Ok(mount) => site.small_disk = Some((SMALL, mount)),
                 Err(why) => println!("no small disk: {why}"),
             }
         }
@@ -131,7 +138,10 @@ impl Site {
 
     /// The peer addresses of all nodes, as the nodes are told.
     pub fn list(&self) -> String {
-        let shown = self.peers.iter().map(|(id, address)| format!("{id}={address}"));
+        let shown = self
+            .peers
+            .iter()
+            .map(|(id, address)| format!("{id}={address}"));
         shown.collect::<Vec<_>>().join(",")
     }
 
@@ -185,7 +195,11 @@ impl Site {
     /// Whoever leads, or whoever is taken for the leader by most.
     pub fn leader(&self) -> Option<u64> {
         let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
-        for leader in self.running().into_iter().filter_map(|id| self.named_leader(id)) {
+        for leader in self
+            .running()
+            .into_iter()
+            .filter_map(|id| self.named_leader(id))
+        {
             *votes.entry(leader).or_default() += 1;
         }
         let most = votes.into_iter().max_by_key(|(_, votes)| *votes);
@@ -261,7 +275,10 @@ impl Site {
 
     /// What a node says of the cluster and of the tasks.
     pub fn status(&self, id: u64) -> Value {
-        let ask = |path: &str| self.ask(id, path).map_or(Value::Null, |answer| answer.json());
+        let ask = |path: &str| {
+            self.ask(id, path)
+                .map_or(Value::Null, |answer| answer.json())
+        };
         json!({ "cluster": ask("/v1/cluster"), "stats": ask("/v1/stats") })
     }
 }

@@ -73,7 +73,9 @@ pub fn check(dir: &Path) -> Vec<Verdict> {
 
 fn of<'a>(history: &'a [Value], kind: &str, f: &str) -> impl Iterator<Item = &'a Value> {
     let (kind, f) = (kind.to_owned(), f.to_owned());
-    history.iter().filter(move |op| op["type"] == kind.as_str() && op["f"] == f.as_str())
+    history
+        .iter()
+        .filter(move |op| op["type"] == kind.as_str() && op["f"] == f.as_str())
 }
 
 fn invoked(history: &[Value]) -> BTreeSet<Key> {
@@ -85,7 +87,9 @@ fn final_lists(history: &[Value]) -> BTreeMap<u64, BTreeMap<Key, Value>> {
     let walks = of(history, "ok", "list").filter(|op| op["app"].is_null());
     let listed = |op: &Value| {
         let tasks = op["value"]["tasks"].as_array()?;
-        let tasks = tasks.iter().filter_map(|task| Some((key(task)?, task.clone())));
+        let tasks = tasks
+            .iter()
+            .filter_map(|task| Some((key(task)?, task.clone())));
         Some((op["node"].as_u64()?, tasks.collect()))
     };
     walks.filter_map(listed).collect()
@@ -99,7 +103,10 @@ fn accounted(history: &[Value], listed: &BTreeMap<u64, BTreeMap<Key, Value>>) ->
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     for (node, tasks) in listed {
         for key in acknowledged.iter().filter(|key| !tasks.contains_key(*key)) {
-            wrong.push(format!("I-1: node {node} lost the acknowledged {}/{}", key.0, key.1));
+            wrong.push(format!(
+                "I-1: node {node} lost the acknowledged {}/{}",
+                key.0, key.1
+            ));
         }
         for ((app, id), task) in tasks {
             let stage = task["stage"].as_str().unwrap_or("?");
@@ -112,9 +119,20 @@ fn accounted(history: &[Value], listed: &BTreeMap<u64, BTreeMap<Key, Value>>) ->
         }
     }
     let nodes = listed.len().max(1) as u64;
-    let shown: Vec<String> = counts.iter().map(|(s, n)| format!("{s} {}", n / nodes)).collect();
-    let well = format!("{} acknowledged; at each node {}", acknowledged.len(), shown.join(", "));
-    let looked = if listed.is_empty() { 0 } else { acknowledged.len() as u64 };
+    let shown: Vec<String> = counts
+        .iter()
+        .map(|(s, n)| format!("{s} {}", n / nodes))
+        .collect();
+    let well = format!(
+        "{} acknowledged; at each node {}",
+        acknowledged.len(),
+        shown.join(", ")
+    );
+    let looked = if listed.is_empty() {
+        0
+    } else {
+        acknowledged.len() as u64
+    };
     Verdict::of("total queue", looked, wrong, well)
 }
 
@@ -124,9 +142,13 @@ fn phantoms(
     listed: &BTreeMap<u64, BTreeMap<Key, Value>>,
 ) -> Verdict {
     let called = sink.iter().filter_map(key).map(|key| ("called", key));
-    let lists = listed.values().flat_map(BTreeMap::keys).map(|key| ("listed", key.clone()));
+    let lists = listed
+        .values()
+        .flat_map(BTreeMap::keys)
+        .map(|key| ("listed", key.clone()));
     let unknown = called.chain(lists).filter(|(_, key)| !asked.contains(key));
-    let wrong = unknown.map(|(how, (app, id))| format!("I-4: {app}/{id} was {how}, and never sent"));
+    let wrong =
+        unknown.map(|(how, (app, id))| format!("I-4: {app}/{id} was {how}, and never sent"));
     let wrong: Vec<String> = wrong.collect();
     let well = format!("{} deliveries, each of a task that was sent", sink.len());
     Verdict::of("no phantoms", sink.len() as u64, wrong, well)
@@ -150,7 +172,10 @@ fn early(history: &[Value], sink: &[Value], faults: &[Value]) -> Verdict {
     }
     let mut wrong = Vec::new();
     for delivery in sink {
-        let (t, due) = (delivery["t"].as_u64().unwrap_or(0), delivery["due"].as_u64());
+        let (t, due) = (
+            delivery["t"].as_u64().unwrap_or(0),
+            delivery["due"].as_u64(),
+        );
         let due_us = due.unwrap_or(u64::MAX / 1_000).saturating_mul(1_000);
         let skewed = windows.iter().any(|(from, to)| (*from..=*to).contains(&t));
         let allowed = if skewed { SKEW_MS * 1_000 } else { 0 };
@@ -159,7 +184,12 @@ fn early(history: &[Value], sink: &[Value], faults: &[Value]) -> Verdict {
             wrong.push(format!("I-7: {by} µs early: {delivery}"));
         }
     }
-    Verdict::of("never early", sink.len() as u64, wrong, "each at its instant or later".into())
+    Verdict::of(
+        "never early",
+        sink.len() as u64,
+        wrong,
+        "each at its instant or later".into(),
+    )
 }
 
 /// What is done was delivered, or done from outside.
@@ -172,11 +202,15 @@ fn delivered(
     let mut explained: BTreeSet<Key> = sink.iter().filter(well).filter_map(key).collect();
     explained.extend(of(history, "invoke", "complete").filter_map(key));
     let by_bulk = of(history, "invoke", "bulk").any(|op| op["value"]["action"] == "done");
-    let done = listed.values().flatten().filter(|(_, task)| task["stage"] == "done");
+    let done = listed
+        .values()
+        .flatten()
+        .filter(|(_, task)| task["stage"] == "done");
     let done: BTreeSet<&Key> = done.map(|(key, _)| key).collect();
     let wrong = done
         .iter()
-        .filter(|key| !explained.contains(**key) && !(by_bulk && key.0 == "bulk"))
+        .filter(|key| !explained.contains(**key))
+        .filter(|key| !by_bulk || key.0 != "bulk")
         .map(|(app, id)| format!("I-16: {app}/{id} is done, and was never delivered"));
     let wrong: Vec<String> = wrong.collect();
     let text = format!("{} done, each delivered or done from outside", done.len());
@@ -191,23 +225,27 @@ mod tests {
     fn run(stage: &str, due: u64, delivered_us: Option<u64>) -> Vec<Verdict> {
         let dir = tempfile::tempdir().unwrap();
         let op = |n: u64, kind: &str, f: &str, t: u64, value: Value| {
-            let mut op = json!({ "op": n, "type": kind, "f": f, "t": t, "node": 1, "value": value });
+            let mut op =
+                json!({ "op": n, "type": kind, "f": f, "t": t, "node": 1, "value": value });
             if f == "submit" {
                 (op["app"], op["id"]) = (json!("a"), json!("x"));
             }
             op
         };
         let task = json!({ "app": "a", "id": "x", "stage": stage, "due_at": due });
-        let tasks = if stage == "lost" { json!([]) } else { json!([task]) };
+        let tasks = if stage == "lost" {
+            json!([])
+        } else {
+            json!([task])
+        };
         let history = [
             op(1, "invoke", "submit", 1, json!({})),
             op(1, "ok", "submit", 2, json!({ "status": 201 })),
             op(2, "invoke", "list", 8_000_000, json!({})),
             op(2, "ok", "list", 9_000_000, json!({ "tasks": tasks })),
         ];
-        let sink = delivered_us.map(|t| {
-            json!({ "t": t, "app": "a", "id": "x", "due": due, "answer": 200, "end": t })
-        });
+        let sink = delivered_us
+            .map(|t| json!({ "t": t, "app": "a", "id": "x", "due": due, "answer": 200, "end": t }));
         let write = |name: &str, lines: &[Value]| {
             let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
             std::fs::write(dir.path().join(name), text).unwrap();

@@ -32,7 +32,10 @@ pub fn add(site: &mut Site, _: &mut Chance) -> Result<Begun, Trouble> {
                 return Some(());
             }
             // Asked again until it is so: the request names the node, and is the same each time.
-            let asked = site.nodes.iter().find(|node| node.id != id && node.runs())?;
+            let asked = site
+                .nodes
+                .iter()
+                .find(|node| node.id != id && node.runs())?;
             let _ = Client::within(asked.http, seconds(20)).post("/v1/cluster/nodes", &body);
             None
         });

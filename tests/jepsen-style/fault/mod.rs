@@ -86,16 +86,11 @@ impl Kind {
 
 const SHORT: (u64, u64) = (1_000, 3_000);
 /// Longer than the nodes of a `fast` cluster need to elect another leader.
-const MIDDLE: (u64, u64) = (2_000, 4_500);
+const MIDDLE: (u64, u64) = (1_500, 4_000);
 /// Longer than a jump of the clock must last to be believed.
-const LONG: (u64, u64) = (5_000, 7_000);
+const LONG: (u64, u64) = (4_500, 6_000);
 
-const fn kind(
-    family: &'static str,
-    what: &'static str,
-    hold_ms: (u64, u64),
-    begin: Begin,
-) -> Kind {
+const fn kind(family: &'static str, what: &'static str, hold_ms: (u64, u64), begin: Begin) -> Kind {
     Kind {
         family,
         what,

@@ -26,7 +26,9 @@ fn cut(site: &mut Site, nodes: Vec<u64>, ways: Ways) -> Result<Begun, Trouble> {
 
 /// Both ways between two groups.
 fn between(left: &[u64], right: &[u64]) -> Ways {
-    let pairs = left.iter().flat_map(|a| right.iter().map(move |b| (*a, *b)));
+    let pairs = left
+        .iter()
+        .flat_map(|a| right.iter().map(move |b| (*a, *b)));
     pairs.flat_map(|(a, b)| [(a, b), (b, a)]).collect()
 }
 

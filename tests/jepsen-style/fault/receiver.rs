@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::{Begun, Trouble};
 use crate::chance::Chance;
-use crate::site::Site;
 use crate::sink::{EVILS, Evil};
+use crate::site::Site;
 
 fn be(site: &mut Site, evil: Vec<Evil>) -> Result<Begun, Trouble> {
     let shown = format!("{evil:?}").to_lowercase();

@@ -71,7 +71,10 @@ impl Request {
 
     pub fn lines(mut self, lines: &[Value]) -> Request {
         self.media_type = "application/x-ndjson";
-        self.body = lines.iter().flat_map(|l| format!("{l}\n").into_bytes()).collect();
+        self.body = lines
+            .iter()
+            .flat_map(|l| format!("{l}\n").into_bytes())
+            .collect();
         self
     }
 }
@@ -95,8 +98,16 @@ impl Caller {
 
     /// One exchange, nothing recorded. An error: the outcome is unknown.
     pub fn exchange(&mut self, door: SocketAddr, request: &Request) -> std::io::Result<Answer> {
-        let client = self.clients.entry(door).or_insert_with(|| Client::within(door, PATIENCE));
-        client.send(request.method, &request.path, request.media_type, &request.body)
+        let client = self
+            .clients
+            .entry(door)
+            .or_insert_with(|| Client::within(door, PATIENCE));
+        client.send(
+            request.method,
+            &request.path,
+            request.media_type,
+            &request.body,
+        )
     }
 
     /// The client of an answer that got lost is another one from now on.
@@ -224,7 +235,9 @@ pub fn shown(body: &Value) -> Value {
             shown.insert(name.into(), body[name].clone());
         }
     }
-    let due = body["due_at"].as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let due = body["due_at"]
+        .as_str()
+        .and_then(|text| text.parse::<jiff::Timestamp>().ok());
     if let Some(due) = due {
         shown.insert("due_at".into(), json!(due.as_millisecond()));
     }

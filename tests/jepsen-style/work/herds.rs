@@ -50,7 +50,10 @@ fn batch(caller: &mut Caller, ids: &[String], bodies: &[Value]) {
                 let (end, got, _) = judge(Ok(answer.clone()));
                 (end, got)
             }
-            _ => (End::Unknown, json!({ "error": "the answer has no line for it" })),
+            _ => (
+                End::Unknown,
+                json!({ "error": "the answer has no line for it" }),
+            ),
         };
         shared.history.end(number, op, end, &got);
     }

@@ -65,7 +65,9 @@ fn pick(caller: &mut Caller) -> (String, Value, bool) {
     while race.len() < WANTED {
         let id = caller.shared.id("h");
         let due = now_ms() + caller.chance.between(200, 2_500);
-        let script = *caller.chance.pick(&["ok", "ok", "slow/150", "fail/1", "later"]);
+        let script = *caller
+            .chance
+            .pick(&["ok", "ok", "slow/150", "fail/1", "later"]);
         let body = task(APP, &id, due, &caller.shared.sink.url(script));
         let left = OPERATIONS_MAX;
         race.push(Hot { id, body, left });

@@ -21,7 +21,12 @@ pub fn run(caller: &mut Caller) {
     let (app, rest) = *caller.chance.pick(&FILTERS);
     let limit = *caller.chance.pick(&[50, 200, 1_000]);
     let (node, door) = caller.any_door();
-    walk(caller, (node, door), Some(app), &format!("&limit={limit}{rest}"));
+    walk(
+        caller,
+        (node, door),
+        Some(app),
+        &format!("&limit={limit}{rest}"),
+    );
     let pause = caller.chance.between(500, 1_200);
     caller.shared.pause(pause);
 }
@@ -47,7 +52,10 @@ pub fn walk(
     let mut cursor = String::new();
     let first = app.map_or(String::new(), |app| format!("&app={app}"));
     for pages in 1..=PAGES_MAX {
-        let path = format!("/v1/tasks?{}", format!("{first}{rest}{cursor}").trim_start_matches('&'));
+        let path = format!(
+            "/v1/tasks?{}",
+            format!("{first}{rest}{cursor}").trim_start_matches('&')
+        );
         let came = caller.exchange(door, &Request::new("GET", path));
         let (end, mut got, _) = judge(came.as_ref().map(Clone::clone).map_err(copy));
         let page = came.map(|answer| answer.json()).unwrap_or_default();

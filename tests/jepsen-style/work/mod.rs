@@ -87,7 +87,9 @@ impl Shared {
 
     fn any_known(&self, chance: &mut Chance) -> Option<(String, String)> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(chance.below(known.len() as u64) as usize).cloned()
+        known
+            .get(chance.below(known.len() as u64) as usize)
+            .cloned()
     }
 }
 

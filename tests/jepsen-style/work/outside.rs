@@ -36,5 +36,8 @@ pub fn run(caller: &mut Caller) {
 
 /// A fence from long ago: it must be refused, and change nothing.
 fn with_fence(caller: &mut Caller, id: &str) -> Option<Value> {
-    caller.read(APP, id, false).is_ok().then(|| json!({ "fence": 1 }))
+    caller
+        .read(APP, id, false)
+        .is_ok()
+        .then(|| json!({ "fence": 1 }))
 }

@@ -8,7 +8,9 @@ const APP: &str = "retry";
 pub fn run(caller: &mut Caller) {
     let id = caller.shared.id("r");
     let due = now_ms() + caller.chance.below(600);
-    let script = *caller.chance.pick(&["fail/1", "fail/2", "fail/3", "fail/99", "gone"]);
+    let script = *caller
+        .chance
+        .pick(&["fail/1", "fail/2", "fail/3", "fail/99", "gone"]);
     let body = task(APP, &id, due, &caller.shared.sink.url(script));
     caller.submit(&body);
     if caller.chance.percent(30) {
