@@ -108,10 +108,7 @@ impl Cluster {
     async fn propose(&self, class: Class, events: Vec<Event>) -> Vec<Verdict> {
         let count = events.len();
         let start = Instant::now();
-        // A repeated submit is the same submit, and a repeated report is stale.
-        let may_repeat = events
-            .iter()
-            .all(|event| !matches!(event, Event::Cancel(_) | Event::Change(_) | Event::Run(_)));
+        let may_repeat = events.iter().all(may_repeat);
         loop {
             let (verdicts, sent) = self.propose_once(class, &events).await;
             let again = match verdicts.first() {
@@ -603,6 +600,17 @@ fn refused(e: RaftError<super::types::Types, ClientWriteError<super::types::Type
     e.to_string()
 }
 
+/// Whether an event that may have been decided may be proposed again. A repeated submit is the same
+/// submit, and a repeated report is stale. But what names no attempt would be done twice: a failure
+/// told from outside first ends the attempt, and told again the task.
+fn may_repeat(event: &Event) -> bool {
+    match event {
+        Event::Cancel(_) | Event::Change(_) | Event::Run(_) => false,
+        Event::Complete(complete) => complete.fence.is_some(),
+        _ => true,
+    }
+}
+
 fn answer(verdict: Verdict) -> Result<Decided, Busy> {
     match verdict {
         Verdict::Decided { index, outcome } => Ok(Decided { index, outcome }),
@@ -611,5 +619,28 @@ fn answer(verdict: Verdict) -> Result<Decided, Busy> {
             retry_after: Span(retry_after_ms),
         }),
         Verdict::Unknown => Err(Busy::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{By, Complete, Key};
+
+    #[test]
+    fn what_would_be_done_twice_is_not_repeated() {
+        let complete = |fence| {
+            Event::from(Complete {
+                key: Key::new("a", "b").unwrap(),
+                fence,
+                ok: false,
+                error: None,
+                result: None,
+                mark: false,
+                by: By::from("test"),
+            })
+        };
+        assert!(!may_repeat(&complete(None)));
+        assert!(may_repeat(&complete(Some(7))));
     }
 }
