@@ -40,14 +40,32 @@ use plan::Plan;
 /// What a long run is asked for.
 const ASKED: &str = "JEPSEN";
 
+/// As many runs as are asked for; goes on after one that failed.
 #[track_caller]
 fn hold(options: Options) {
     let _one = support::serial();
+    let seeds = options.seed..options.seed.saturating_add(options.runs);
+    let failed = seeds.filter_map(|seed| {
+        hold_one(Options {
+            seed,
+            ..options.clone()
+        })
+        .err()
+    });
+    let failed: Vec<String> = failed.collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+fn hold_one(options: Options) -> Result<(), String> {
     let plan = Plan::new(options);
     println!("--- just jepsen {}", plan.options.shown());
     let outcome = run::run(&plan);
     for verdict in &outcome.verdicts {
-        let word = if verdict.ok { "ok    " } else { "FAILED" };
+        let word = match (verdict.ok, verdict.undecided) {
+            (true, 0) => "ok       ",
+            (true, _) => "undecided",
+            (false, _) => "FAILED   ",
+        };
         let undecided = match verdict.undecided {
             0 => String::new(),
             n => format!(" ({n} undecided)"),
@@ -56,13 +74,15 @@ fn hold(options: Options) {
     }
     let page = outcome.dir.join("report.html");
     println!("--- {}", page.display());
-    assert!(
-        outcome.is_ok(),
-        "seed {} failed; see {}; again: {}",
-        plan.options.seed,
-        page.display(),
-        outcome.repeat
-    );
+    match outcome.is_ok() {
+        true => Ok(()),
+        false => Err(format!(
+            "seed {} failed; see {}; again: {}",
+            plan.options.seed,
+            page.display(),
+            outcome.repeat
+        )),
+    }
 }
 
 fn fixed(text: &str) {

@@ -1,4 +1,4 @@
-//! What a run is asked for: `--minutes 60 --seed 7 --nemesis kill,pause --keep`.
+//! What a run is asked for: `--minutes 60 --seed 7 --runs 10 --nemesis kill,pause --keep`.
 
 use crate::fault;
 
@@ -9,6 +9,8 @@ pub struct Options {
     pub seed: u64,
     /// Families of faults.
     pub nemeses: Vec<String>,
+    /// So many runs, each with the next seed.
+    pub runs: u64,
     /// Keep data directories even when all is well.
     pub keep: bool,
 }
@@ -21,6 +23,7 @@ impl Options {
             seconds: 600,
             seed,
             nemeses: fault::families().map(str::to_owned).collect(),
+            runs: 1,
             keep: false,
         };
         let mut words = text.split_whitespace();
@@ -37,10 +40,11 @@ impl Options {
                 "--minutes" => options.seconds = number()? * 60,
                 "--seconds" => options.seconds = number()?,
                 "--seed" => options.seed = number()?,
+                "--runs" => options.runs = number()?,
                 "--nemesis" => options.nemeses = value.split(',').map(str::to_owned).collect(),
                 _ => {
                     return Err(format!(
-                        "{word} is not known; there are --minutes, --seconds, --seed, --nemesis, --keep"
+                        "{word} is not known; there are --minutes, --seconds, --seed, --runs, --nemesis, --keep"
                     ));
                 }
             }

@@ -9,6 +9,21 @@ use crate::chance::Chance;
 use crate::fault::{self, FAULTS, Kind};
 use crate::options::Options;
 
+/// After each fault was there once, so many of a hundred have company.
+const WITH_PERCENT: u64 = 35;
+/// Families that go together, the one that lasts longer first: what they do does not meet.
+const MAIN: [&str; 6] = [
+    "partition",
+    "wire",
+    "client",
+    "clock",
+    "receiver",
+    "overload",
+];
+const COMPANY: [&str; 2] = ["kill", "pause"];
+/// A shorter run has no time for the slow timing.
+const STEADY_FROM_SECONDS: u64 = 60;
+
 /// Waited for before each fault, ms.
 const REST_MS: (u64, u64) = (400, 1_200);
 
@@ -20,6 +35,8 @@ pub struct Step {
     pub hold_ms: u64,
     /// What else the fault draws comes from this.
     pub seed: u64,
+    /// Begins when half of the time is over, and ends with it.
+    pub with: Option<&'static Kind>,
 }
 
 /// See the module.
@@ -42,7 +59,7 @@ impl Plan {
         let seeds = [chance.draw(), chance.draw(), chance.draw()];
         let has = |family: &str| options.nemeses.iter().any(|name| name == family);
         let purges = has("snapshot");
-        let settings = settings(&mut chance, purges);
+        let settings = settings(&mut chance, purges, options.seconds >= STEADY_FROM_SECONDS);
         let kinds: Vec<&Kind> = FAULTS.iter().filter(|kind| has(kind.family)).collect();
         let steps = steps(&mut chance, &kinds, options.seconds * 1_000);
         Plan {
@@ -62,7 +79,7 @@ impl Plan {
         let step = |step: &Step| {
             json!({
                 "fault": step.kind.name(), "rest_ms": step.rest_ms, "hold_ms": step.hold_ms,
-                "seed": step.seed,
+                "seed": step.seed, "with": step.with.map(Kind::name),
             })
         };
         let steps: Vec<Value> = self.steps.iter().map(step).collect();
@@ -74,13 +91,17 @@ impl Plan {
 }
 
 /// Small numbers, so that what is rare in production happens all the time.
-fn settings(chance: &mut Chance, purges: bool) -> Vec<(String, String)> {
+fn settings(chance: &mut Chance, purges: bool, is_long: bool) -> Vec<(String, String)> {
+    let timing = match is_long && chance.percent(20) {
+        true => "steady",
+        false => "fast",
+    };
     let every = *chance.pick(&["150", "400", "1000"]);
     let kept = if purges { "20" } else { "100000000" };
     let window = *chance.pick(&["2s", "5s", "2m"]);
     let age = *chance.pick(&["1s", "4s"]);
     let settings = [
-        ("HOROLOG_RAFT_TIMING", "fast"),
+        ("HOROLOG_RAFT_TIMING", timing),
         ("HOROLOG_RAFT_SNAPSHOT_ENTRIES", every),
         ("HOROLOG_RAFT_KEPT_ENTRIES", kept),
         ("HOROLOG_STORE_WINDOW", window),
@@ -108,8 +129,14 @@ fn steps(chance: &mut Chance, kinds: &[&'static Kind], time_ms: u64) -> Vec<Step
             if !first && used_ms >= time_ms {
                 break;
             }
+            let is_main = MAIN.contains(&kind.family);
+            let with = match !first && is_main && chance.percent(WITH_PERCENT) {
+                true => any_company(chance, kinds),
+                false => None,
+            };
             let step = Step {
                 kind,
+                with,
                 rest_ms: chance.between(REST_MS.0, REST_MS.1),
                 hold_ms: chance.between(kind.hold_ms.0, kind.hold_ms.1),
                 seed: chance.draw(),
@@ -119,6 +146,12 @@ fn steps(chance: &mut Chance, kinds: &[&'static Kind], time_ms: u64) -> Vec<Step
         }
     }
     steps
+}
+
+fn any_company(chance: &mut Chance, kinds: &[&'static Kind]) -> Option<&'static Kind> {
+    let fits = |kind: &&&'static Kind| COMPANY.contains(&kind.family);
+    let fitting: Vec<&'static Kind> = kinds.iter().filter(fits).copied().collect();
+    (!fitting.is_empty()).then(|| *chance.pick(&fitting))
 }
 
 #[test]
@@ -134,5 +167,6 @@ fn the_same_seed_makes_the_same_plan_and_each_fault_is_in_it() {
     let long = Plan::new(Options::parse("--minutes 30", 3).unwrap());
     let adds = long.steps.iter().filter(|s| s.kind.family == "add").count();
     assert!(adds == 1 && long.steps.len() > 300, "{}", long.steps.len());
+    assert!(long.steps.iter().any(|step| step.with.is_some()));
     assert!(fault::families().count() > 8);
 }

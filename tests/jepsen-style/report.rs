@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 
 use crate::plan::Plan;
 use crate::record;
@@ -16,14 +17,9 @@ const PLOT: f64 = 260.0;
 /// Points of the plot; more are thinned out, the latest are kept.
 const POINTS_MAX: usize = 6_000;
 
-/// Writes both.
-pub fn write(
-    outcome: &Outcome,
-    plan: &Plan,
-    happened: &BTreeMap<String, u64>,
-    skipped: &BTreeMap<String, String>,
-) {
-    let dir = &outcome.dir;
+/// Writes both, and a line in the ledger of all runs.
+pub fn write(outcome: &Outcome, plan: &Plan, skipped: &BTreeMap<String, String>) {
+    let (dir, happened) = (&outcome.dir, &outcome.happened);
     let verdicts: Vec<Value> = outcome
         .verdicts
         .iter()
@@ -43,6 +39,7 @@ pub fn write(
         "operations": operations(&history), "deliveries": sink.len(),
     });
     fs::write(dir.join("verdicts.json"), format!("{all:#}\n")).unwrap();
+    enter(outcome, plan, &history);
 
     let mut page = String::from(HEAD);
     let title = if outcome.is_ok() { "held" } else { "FAILED" };
@@ -102,6 +99,20 @@ body{font:14px/1.4 system-ui,sans-serif;margin:2em;max-width:1250px}table{border
 td,th{border:1px solid #ccc;padding:2px 8px;text-align:left;vertical-align:top}pre{margin:0;\
 white-space:pre-wrap}.ok{background:#cfc}.bad{background:#fbb}svg{display:block;background:#fafafa}\
 text{font-size:10px}</style>";
+
+/// What the run adds to what was ever tried: `jepsen-runs/ledger.ndjson`.
+fn enter(outcome: &Outcome, plan: &Plan, history: &[Value]) {
+    let t = |op: Option<&Value>| op.and_then(|op| op["t"].as_u64()).unwrap_or(0);
+    let undecided: u64 = outcome.verdicts.iter().map(|v| v.undecided).sum();
+    let line = json!({
+        "seed": plan.options.seed, "options": plan.options.shown(), "ok": outcome.is_ok(),
+        "seconds": (t(history.last()) - t(history.first())) / 1_000_000, "undecided": undecided,
+        "faults": outcome.happened, "operations": operations(history),
+    });
+    let path = outcome.dir.with_file_name("ledger.ndjson");
+    let ledger = fs::File::options().create(true).append(true).open(path);
+    writeln!(ledger.unwrap(), "{line}").unwrap();
+}
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")

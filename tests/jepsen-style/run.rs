@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chance::Chance;
-use crate::fault::Trouble;
+use crate::fault::{Begun, Kind, Trouble};
 use crate::heal;
 use crate::plan::Plan;
 use crate::record::{self, Faults, History};
@@ -36,6 +36,8 @@ pub struct Outcome {
     pub dir: PathBuf,
     pub verdicts: Vec<Verdict>,
     pub repeat: String,
+    /// What happened how often, for the ledger.
+    pub happened: BTreeMap<String, u64>,
 }
 
 impl Outcome {
@@ -106,8 +108,9 @@ pub fn run(plan: &Plan) -> Outcome {
         repeat: format!("just jepsen {}", plan.options.shown()),
         dir,
         verdicts,
+        happened: done.happened,
     };
-    report::write(&outcome, plan, &done.happened, &done.skipped);
+    report::write(&outcome, plan, &done.skipped);
     if outcome.is_ok() && !plan.options.keep {
         tidy(&outcome.dir);
     }
@@ -135,42 +138,70 @@ fn disturb(site: &mut Site, plan: &Plan, faults: &Faults) -> Done {
         site.pass(Duration::from_millis(step.rest_ms), &[]);
         // Each fault meets a cluster that works; what does not recover shows at the end.
         site.wait(SETTLED_WITHIN, |site| site.is_ready().then_some(()));
-        let name = step.kind.name();
-        let begun = match (step.kind.begin)(site, &mut Chance::new(step.seed)) {
-            Ok(begun) => begun,
-            Err(Trouble::Skipped(why)) => {
-                if done.skipped.insert(name.clone(), why.clone()).is_none() {
-                    println!("    {name} is skipped: {why}");
-                }
-                continue;
-            }
-            Err(Trouble::Failed(why)) => {
-                done.failed
-                    .push(format!("{name} could not be installed: {why}"));
-                continue;
-            }
+        let mut chance = Chance::new(step.seed);
+        let half = Duration::from_millis(step.hold_ms / 2);
+        let Some(main) = begin(site, step.kind, &mut chance, faults, &mut done) else {
+            continue;
         };
-        println!("    {name} on {:?}: {}", begun.nodes, begun.detail);
-        let noted = |phase: &str, detail: &Value| {
-            let detail = json!({ "variant": step.kind.what, "more": detail });
-            faults.note(step.kind.family, &begun.nodes, phase, &detail);
-        };
-        noted("begin", &begun.detail);
-        site.pass(Duration::from_millis(step.hold_ms), &begun.may_die);
-        site.watch(&begun.may_die);
-        match (begun.end)(site) {
-            Ok(detail) => {
-                noted("end", &detail);
-                *done.happened.entry(name).or_default() += 1;
-            }
-            Err(why) => {
-                noted("end", &json!({ "failed": why }));
-                println!("    {name}: {why}");
-                done.failed.push(format!("{name}: {why}"));
-            }
+        site.pass(half, &main.may_die);
+        let company = step.with;
+        let company = company.and_then(|with| begin(site, with, &mut chance, faults, &mut done));
+        site.pass(half, &main.may_die);
+        site.watch(&main.may_die);
+        if let (Some(begun), Some(kind)) = (company, step.with) {
+            end(site, kind, begun, faults, &mut done);
         }
+        end(site, step.kind, main, faults, &mut done);
     }
     done
+}
+
+fn begin(
+    site: &mut Site,
+    kind: &Kind,
+    chance: &mut Chance,
+    faults: &Faults,
+    done: &mut Done,
+) -> Option<Begun> {
+    let name = kind.name();
+    match (kind.begin)(site, chance) {
+        Ok(begun) => {
+            println!("    {name} on {:?}: {}", begun.nodes, begun.detail);
+            note(faults, kind, &begun.nodes, "begin", &begun.detail);
+            Some(begun)
+        }
+        Err(Trouble::Skipped(why)) => {
+            if done.skipped.insert(name.clone(), why.clone()).is_none() {
+                println!("    {name} is skipped: {why}");
+            }
+            None
+        }
+        Err(Trouble::Failed(why)) => {
+            done.failed
+                .push(format!("{name} could not be installed: {why}"));
+            None
+        }
+    }
+}
+
+fn end(site: &mut Site, kind: &Kind, begun: Begun, faults: &Faults, done: &mut Done) {
+    let name = kind.name();
+    match (begun.end)(site) {
+        Ok(detail) => {
+            note(faults, kind, &begun.nodes, "end", &detail);
+            *done.happened.entry(name).or_default() += 1;
+        }
+        Err(why) => {
+            note(faults, kind, &begun.nodes, "end", &json!({ "failed": why }));
+            println!("    {name}: {why}");
+            done.failed.push(format!("{name}: {why}"));
+        }
+    }
+}
+
+fn note(faults: &Faults, kind: &Kind, nodes: &[u64], phase: &str, more: &Value) {
+    let detail = json!({ "variant": kind.what, "more": more });
+    faults.note(kind.family, nodes, phase, &detail);
 }
 
 /// Fresh tasks through each node, and then everything as each node lists it; all on record.
