@@ -109,19 +109,23 @@ impl Cluster {
         let count = events.len();
         let start = Instant::now();
         let may_repeat = events.iter().all(may_repeat);
+        // Once an answer was lost, no later refusal says that nothing happened.
+        let mut maybe = false;
         loop {
             let (verdicts, sent) = self.propose_once(class, &events).await;
             let again = match verdicts.first() {
+                Some(Verdict::NotLeader) if maybe => start.elapsed() < OUTCOME_WITHIN,
                 Some(Verdict::NotLeader) => start.elapsed() < LEADER_WITHIN,
                 Some(Verdict::Unknown) if sent => may_repeat && start.elapsed() < OUTCOME_WITHIN,
                 _ => false,
             };
             if !again {
                 return match verdicts.len() == count {
-                    true => verdicts,
+                    true => verdicts.into_iter().map(|v| settle(v, maybe)).collect(),
                     false => vec![Verdict::Unknown; count],
                 };
             }
+            maybe |= sent && matches!(verdicts.first(), Some(Verdict::Unknown));
             #[allow(clippy::disallowed_methods)] // Until there is a leader.
             tokio::time::sleep(LOOK).await;
         }
@@ -611,6 +615,14 @@ fn may_repeat(event: &Event) -> bool {
     }
 }
 
+/// The last verdict on an event of which an earlier proposal may have been decided, or not.
+fn settle(verdict: Verdict, maybe: bool) -> Verdict {
+    match verdict {
+        Verdict::NotLeader | Verdict::Overloaded { .. } if maybe => Verdict::Unknown,
+        verdict => verdict,
+    }
+}
+
 fn answer(verdict: Verdict) -> Result<Decided, Busy> {
     match verdict {
         Verdict::Decided { index, outcome } => Ok(Decided { index, outcome }),
@@ -642,5 +654,15 @@ mod tests {
         };
         assert!(!may_repeat(&complete(None)));
         assert!(may_repeat(&complete(Some(7))));
+    }
+
+    /// Found by the fault harness, seed 21: a batch that was answered 503, and took effect.
+    #[test]
+    fn a_refusal_after_a_lost_answer_does_not_say_that_nothing_happened() {
+        let busy = Verdict::Overloaded { retry_after_ms: 1 };
+        for verdict in [Verdict::NotLeader, busy] {
+            assert!(matches!(settle(verdict.clone(), true), Verdict::Unknown));
+            assert!(!matches!(settle(verdict, false), Verdict::Unknown));
+        }
     }
 }
