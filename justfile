@@ -40,6 +40,10 @@ bench *args:
 demo:
     cargo run --release -- dev --demo
 
+# Disturbs a cluster and checks it: `just jepsen --minutes 60 --seed 7 --nemesis kill,pause --keep`.
+jepsen *args:
+    JEPSEN="{{args}}" cargo test --test jepsen-style long -- --ignored --nocapture
+
 # Licences, advisories and bans of the dependencies.
 deny:
     cargo deny check

@@ -108,23 +108,24 @@ impl Cluster {
     async fn propose(&self, class: Class, events: Vec<Event>) -> Vec<Verdict> {
         let count = events.len();
         let start = Instant::now();
-        // A repeated submit is the same submit, and a repeated report is stale.
-        let may_repeat = events
-            .iter()
-            .all(|event| !matches!(event, Event::Cancel(_) | Event::Change(_) | Event::Run(_)));
+        let may_repeat = events.iter().all(may_repeat);
+        // Once an answer was lost, no later refusal says that nothing happened.
+        let mut maybe = false;
         loop {
             let (verdicts, sent) = self.propose_once(class, &events).await;
             let again = match verdicts.first() {
+                Some(Verdict::NotLeader) if maybe => start.elapsed() < OUTCOME_WITHIN,
                 Some(Verdict::NotLeader) => start.elapsed() < LEADER_WITHIN,
                 Some(Verdict::Unknown) if sent => may_repeat && start.elapsed() < OUTCOME_WITHIN,
                 _ => false,
             };
             if !again {
                 return match verdicts.len() == count {
-                    true => verdicts,
+                    true => verdicts.into_iter().map(|v| settle(v, maybe)).collect(),
                     false => vec![Verdict::Unknown; count],
                 };
             }
+            maybe |= sent && matches!(verdicts.first(), Some(Verdict::Unknown));
             #[allow(clippy::disallowed_methods)] // Until there is a leader.
             tokio::time::sleep(LOOK).await;
         }
@@ -625,6 +626,25 @@ fn refused(e: RaftError<super::types::Types, ClientWriteError<super::types::Type
     e.to_string()
 }
 
+/// Whether an event that may have been decided may be proposed again. A repeated submit is the same
+/// submit, and a repeated report is stale. But what names no attempt would be done twice: a failure
+/// told from outside first ends the attempt, and told again the task.
+fn may_repeat(event: &Event) -> bool {
+    match event {
+        Event::Cancel(_) | Event::Change(_) | Event::Run(_) => false,
+        Event::Complete(complete) => complete.fence.is_some(),
+        _ => true,
+    }
+}
+
+/// The last verdict on an event of which an earlier proposal may have been decided, or not.
+fn settle(verdict: Verdict, maybe: bool) -> Verdict {
+    match verdict {
+        Verdict::NotLeader | Verdict::Overloaded { .. } if maybe => Verdict::Unknown,
+        verdict => verdict,
+    }
+}
+
 fn answer(verdict: Verdict) -> Result<Decided, Busy> {
     match verdict {
         Verdict::Decided { index, outcome } => Ok(Decided { index, outcome }),
@@ -633,5 +653,38 @@ fn answer(verdict: Verdict) -> Result<Decided, Busy> {
             retry_after: Span(retry_after_ms),
         }),
         Verdict::Unknown => Err(Busy::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{By, Complete, Key};
+
+    #[test]
+    fn what_would_be_done_twice_is_not_repeated() {
+        let complete = |fence| {
+            Event::from(Complete {
+                key: Key::new("a", "b").unwrap(),
+                fence,
+                ok: false,
+                error: None,
+                result: None,
+                mark: false,
+                by: By::from("test"),
+            })
+        };
+        assert!(!may_repeat(&complete(None)));
+        assert!(may_repeat(&complete(Some(7))));
+    }
+
+    /// Found by the fault harness, seed 21: a batch that was answered 503, and took effect.
+    #[test]
+    fn a_refusal_after_a_lost_answer_does_not_say_that_nothing_happened() {
+        let busy = Verdict::Overloaded { retry_after_ms: 1 };
+        for verdict in [Verdict::NotLeader, busy] {
+            assert!(matches!(settle(verdict.clone(), true), Verdict::Unknown));
+            assert!(!matches!(settle(verdict, false), Verdict::Unknown));
+        }
     }
 }

@@ -15,6 +15,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 pub struct Client {
     address: SocketAddr,
     connection: Option<BufReader<TcpStream>>,
+    within: Duration,
 }
 
 /// What came back. Header names are in lower case.
@@ -51,9 +52,15 @@ impl Answer {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Client {
+        Client::within(address, ANSWER_WITHIN)
+    }
+
+    /// One that gives up when nothing moves for so long.
+    pub fn within(address: SocketAddr, within: Duration) -> Client {
         Client {
             address,
             connection: None,
+            within,
         }
     }
 
@@ -85,7 +92,7 @@ impl Client {
     ) -> io::Result<Answer> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connect(self.address)?,
+            None => connect(self.address, self.within)?,
         };
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n",
@@ -109,9 +116,9 @@ impl Client {
     }
 }
 
-fn connect(address: SocketAddr) -> io::Result<BufReader<TcpStream>> {
+fn connect(address: SocketAddr, within: Duration) -> io::Result<BufReader<TcpStream>> {
     let stream = TcpStream::connect_timeout(&address, CONNECT_WITHIN)?;
-    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+    stream.set_read_timeout(Some(within))?;
     stream.set_nodelay(true)?;
     Ok(BufReader::new(stream))
 }

@@ -1,0 +1,168 @@
+//! A bit turns in a file of a stopped node.
+//!
+//! The node is started on the rotten file behind a cut network: it may notice and refuse, or not
+//! notice because the bit means nothing; what it shows of its state must be true (I-28). Then the
+//! file is put back as it was. Nobody heard of what the node did meanwhile, so that this is no
+//! disk that forgot.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::partition::isolated;
+use super::{Begun, Trouble};
+use crate::chance::Chance;
+use crate::site::Site;
+use crate::support::node::binary;
+use crate::wires::Mood;
+
+pub fn log(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
+    rot(site, chance, "log.redb")
+}
+
+pub fn store(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
+    rot(site, chance, "state/state.redb")
+}
+
+fn rot(site: &mut Site, chance: &mut Chance, name: &str) -> Result<Begun, Trouble> {
+    let running = site.running();
+    if running.len() < site.nodes.len() {
+        return Err(Trouble::Failed("not all nodes run".into()));
+    }
+    let victim = *chance.pick(&running);
+    let others: Vec<u64> = running.into_iter().filter(|id| *id != victim).collect();
+    site.node(victim).kill();
+    let dir = site.node(victim).dir.clone();
+    let copy = site.root.join("sound");
+    let failed = |e: std::io::Error| Trouble::Failed(e.to_string());
+    copy_dir(&dir, &copy).map_err(failed)?;
+    let (flip, noticed) = live_bit(&copy, name, chance).map_err(failed)?;
+    flip.turn(&dir.join(name)).map_err(failed)?;
+    let ways = isolated(site, victim);
+    site.wires.set(ways, Mood::Cut);
+    site.node(victim).start();
+    let detail = json!({
+        "file": name, "byte": flip.at, "bit": flip.bit, "verify_noticed": noticed,
+    });
+    let mut begun = Begun::new(vec![victim], detail, move |site| {
+        let noticed = !site.node(victim).runs();
+        let differs = compare(site, victim, &others);
+        if !noticed {
+            site.node(victim).kill();
+        }
+        let back = empty(&dir).and_then(|()| copy_dir(&copy, &dir));
+        back.and_then(|()| fs::remove_dir_all(&copy))
+            .map_err(|e| e.to_string())?;
+        site.wires.clear();
+        site.node(victim).start();
+        match differs {
+            None => Ok(json!({ "refused_to_run": noticed })),
+            Some(why) => Err(format!("I-28: {why}")),
+        }
+    });
+    begun.may_die = vec![victim];
+    Ok(begun)
+}
+
+/// One bit of a file.
+struct Flip {
+    at: u64,
+    bit: u64,
+}
+
+impl Flip {
+    fn turn(&self, path: &Path) -> std::io::Result<()> {
+        let file = fs::File::options().read(true).write(true).open(path)?;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, self.at)?;
+        file.write_all_at(&[byte[0] ^ (1 << self.bit)], self.at)?;
+        file.sync_all()
+    }
+
+    /// Any bit of a byte that is not 0.
+    fn draw(path: &Path, chance: &mut Chance) -> std::io::Result<Flip> {
+        const LOOKS: u32 = 400;
+        let file = fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut byte = [0];
+        let mut at = 0;
+        for _ in 0..LOOKS {
+            at = chance.below(length);
+            file.read_exact_at(&mut byte, at)?;
+            if byte != [0] {
+                break;
+            }
+        }
+        let bit = chance.below(8);
+        Ok(Flip { at, bit })
+    }
+}
+
+/// A bit that means something, as `log verify` tells on a copy; much of a file is free space. After
+/// some tries any bit will do. Says whether it was noticed.
+fn live_bit(sound: &Path, name: &str, chance: &mut Chance) -> std::io::Result<(Flip, bool)> {
+    const TRIES: u32 = 10;
+    let probe = sound.with_file_name("probe");
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        copy_dir(sound, &probe)?;
+        let flip = Flip::draw(&probe.join(name), chance)?;
+        flip.turn(&probe.join(name))?;
+        let verified = binary().args(["log", "verify"]).arg(&probe).output()?;
+        fs::remove_dir_all(&probe)?;
+        let noticed = !verified.status.success();
+        if noticed || tried == TRIES {
+            return Ok((flip, noticed));
+        }
+    }
+}
+
+/// The directory itself stays: it may be a file system of its own.
+fn empty(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+fn copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy_dir(&entry.path(), &target)?,
+            false => fs::copy(entry.path(), target).map(|_| ())?,
+        }
+    }
+    Ok(())
+}
+
+/// How the hashes that a node shows of its own state differ from those of others.
+fn compare(site: &Site, victim: u64, others: &[u64]) -> Option<String> {
+    let of = |id: u64| own_hashes(&site.ask(id, "/v1/cluster")?.json(), id);
+    let own = of(victim)?;
+    others.iter().filter_map(|id| of(*id)).find_map(|theirs| {
+        let wrong = own
+            .iter()
+            .find(|(index, hash)| theirs.get(*index).is_some_and(|t| t != *hash));
+        wrong.map(|(index, _)| format!("node {victim} serves a wrong state at index {index}"))
+    })
+}
+
+/// Hashes by index, as a node says of itself.
+pub fn own_hashes(view: &Value, id: u64) -> Option<BTreeMap<u64, String>> {
+    let nodes = view["nodes"].as_array()?;
+    let own = nodes.iter().find(|node| node["id"] == id)?;
+    let hashes = own["state_hashes"].as_array()?.iter();
+    hashes
+        .map(|h| Some((h["index"].as_u64()?, h["hash"].as_str()?.to_owned())))
+        .collect()
+}

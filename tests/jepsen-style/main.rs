@@ -1,0 +1,115 @@
+//! The fault harness: it disturbs real processes, heals them, and holds what clients and receivers
+//! saw against what is promised.
+//!
+//! ```text
+//! seed ─► plan ─► site (processes, behind wires) ◄─ work (clients) ─► history.ndjson
+//!           │        │                                 sink ────────► sink.ndjson
+//!           └──────► fault, fault, fault … ─────────────────────────► faults.ndjson
+//!                    heal ─► logs, status ─► checks ─► verdicts.json, report.html
+//! ```
+//!
+//! Everything a run leaves is in `jepsen-runs/<seed>`. What an operation's end means is in
+//! `work/call.rs`; what makes a run dishonest, and so fail, in `run.rs`: a fault that could not be
+//! installed, a fault or a kind of operation that never happened.
+//!
+//! * `cargo test --test jepsen-style`: two short, fixed runs.
+//! * `just jepsen --minutes 60 --seed 7 --nemesis kill,pause`: a long one.
+
+#![allow(clippy::disallowed_methods)] // Outside the product there is only the machine's clock.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod chance;
+mod fault;
+mod heal;
+mod options;
+mod plan;
+mod record;
+mod report;
+mod run;
+mod sink;
+mod site;
+mod totals;
+mod wires;
+mod work;
+
+use options::Options;
+use plan::Plan;
+
+/// What a long run is asked for.
+const ASKED: &str = "JEPSEN";
+
+/// As many runs as are asked for; goes on after one that failed.
+#[track_caller]
+fn hold(options: Options) {
+    let _one = support::serial();
+    let seeds = options.seed..options.seed.saturating_add(options.runs);
+    let failed = seeds.filter_map(|seed| {
+        hold_one(Options {
+            seed,
+            ..options.clone()
+        })
+        .err()
+    });
+    let failed: Vec<String> = failed.collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+fn hold_one(options: Options) -> Result<(), String> {
+    let plan = Plan::new(options);
+    println!("--- just jepsen {}", plan.options.shown());
+    let outcome = run::run(&plan);
+    for verdict in &outcome.verdicts {
+        let word = match (verdict.ok, verdict.undecided) {
+            (true, 0) => "ok       ",
+            (true, _) => "undecided",
+            (false, _) => "FAILED   ",
+        };
+        let undecided = match verdict.undecided {
+            0 => String::new(),
+            n => format!(" ({n} undecided)"),
+        };
+        println!("{word} {}{undecided}: {}", verdict.name, verdict.text);
+    }
+    let page = outcome.dir.join("report.html");
+    println!("--- {}", page.display());
+    match outcome.is_ok() {
+        true => Ok(()),
+        false => Err(format!(
+            "seed {} failed; see {}; again: {}",
+            plan.options.seed,
+            page.display(),
+            outcome.repeat
+        )),
+    }
+}
+
+fn fixed(text: &str) {
+    hold(Options::parse(text, 1).unwrap());
+}
+
+/// Every fault once, but for those that purge the log: so the whole log is there to be replayed.
+#[test]
+fn every_fault_once() {
+    let families: Vec<&str> = fault::families().filter(|f| *f != "snapshot").collect();
+    fixed(&format!(
+        "--seconds 1 --seed 1 --nemesis {}",
+        families.join(",")
+    ));
+}
+
+/// With a log that is purged at once: who was away is sent a snapshot.
+#[test]
+fn snapshots_under_faults() {
+    fixed("--seconds 15 --seed 2 --nemesis snapshot,kill,pause");
+}
+
+/// As long and with what it is told: `JEPSEN="--minutes 60 --seed 7 --nemesis kill,pause"`.
+#[test]
+#[ignore = "runs for as long as it is told; see `just jepsen`"]
+fn long() {
+    let asked = std::env::var(ASKED).unwrap_or_default();
+    let seed = support::now_us();
+    hold(Options::parse(&asked, seed).unwrap_or_else(|error| panic!("{ASKED}: {error}")));
+}

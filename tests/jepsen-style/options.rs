@@ -1,0 +1,87 @@
+//! What a run is asked for: `--minutes 60 --seed 7 --runs 10 --nemesis kill,pause --keep`.
+
+use crate::fault;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Options {
+    /// How long faults go on; a run takes longer by forming, healing and checking.
+    pub seconds: u64,
+    pub seed: u64,
+    /// Families of faults.
+    pub nemeses: Vec<String>,
+    /// So many runs, each with the next seed.
+    pub runs: u64,
+    /// Keep data directories even when all is well.
+    pub keep: bool,
+}
+
+impl Options {
+    /// # Errors
+    /// What is not understood, and what would be.
+    pub fn parse(text: &str, seed: u64) -> Result<Options, String> {
+        let mut options = Options {
+            seconds: 600,
+            seed,
+            nemeses: fault::families().map(str::to_owned).collect(),
+            runs: 1,
+            keep: false,
+        };
+        let mut words = text.split_whitespace();
+        while let Some(word) = words.next() {
+            if word == "--keep" {
+                options.keep = true;
+                continue;
+            }
+            let value = words
+                .next()
+                .ok_or_else(|| format!("{word} needs a value"))?;
+            let number = || value.parse::<u64>().map_err(|e| format!("{word}: {e}"));
+            match word {
+                "--minutes" => options.seconds = number()? * 60,
+                "--seconds" => options.seconds = number()?,
+                "--seed" => options.seed = number()?,
+                "--runs" => options.runs = number()?,
+                "--nemesis" => options.nemeses = value.split(',').map(str::to_owned).collect(),
+                _ => {
+                    return Err(format!(
+                        "{word} is not known; there are --minutes, --seconds, --seed, --runs, --nemesis, --keep"
+                    ));
+                }
+            }
+        }
+        let known: Vec<&str> = fault::families().collect();
+        for name in &options.nemeses {
+            if !known.contains(&name.as_str()) {
+                return Err(format!("--nemesis {name}: there are {}", known.join(", ")));
+            }
+        }
+        Ok(options)
+    }
+
+    /// The words that ask for the same run.
+    pub fn shown(&self) -> String {
+        format!(
+            "--seconds {} --seed {} --nemesis {}",
+            self.seconds,
+            self.seed,
+            self.nemeses.join(",")
+        )
+    }
+}
+
+#[test]
+fn options_are_understood_and_shown() {
+    let asked = "--minutes 2 --seed 7 --nemesis kill,pause";
+    let options = Options::parse(asked, 1).unwrap();
+    assert_eq!((options.seconds, options.seed), (120, 7));
+    assert_eq!(Options::parse(&options.shown(), 1).unwrap(), options);
+    for (bad, named) in [
+        ("--nemesis flood", "partition"),
+        ("--minutes", "value"),
+        ("--minutes x", "--minutes"),
+        ("--hours 2", "--minutes"),
+    ] {
+        let error = Options::parse(bad, 1).unwrap_err();
+        assert!(error.contains(named), "{bad}: {error}");
+    }
+}

@@ -1,0 +1,284 @@
+//! The cluster under test: processes of the real binary that see each other through the wires.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use crate::chance::Chance;
+use crate::plan::Plan;
+use crate::sink::Sink;
+use crate::support::http::{Answer, Client};
+use crate::support::node::Node;
+use crate::support::{now_ms, pass, seconds};
+use crate::wires::Wires;
+
+/// How many nodes form the cluster.
+pub const FIRST_NODES: u64 = 3;
+/// The node whose disk is small, where the plan has a full one.
+pub const SMALL: u64 = 2;
+/// What the harness itself asks a node must be answered by then.
+const ASK_WITHIN: Duration = seconds(2);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Where clients find the nodes: behind the wires. It grows when a node is added.
+pub type Doors = Arc<RwLock<Vec<(u64, SocketAddr)>>>;
+
+/// See the module.
+pub struct Site {
+    pub nodes: Vec<Node>,
+    pub wires: Wires,
+    pub sink: Arc<Sink>,
+    pub doors: Doors,
+    pub root: PathBuf,
+    /// A node whose disk is small, and its directory.
+    pub small_disk: Option<(u64, Mount)>,
+    /// The library that fakes clocks.
+    pub faketime: Option<PathBuf>,
+    /// How much the workload does, as a multiple of the usual.
+    pub pressure: Arc<std::sync::atomic::AtomicU64>,
+    peers: BTreeMap<u64, SocketAddr>,
+    settings: Vec<(String, String)>,
+    /// Nodes that ended by themselves although nothing was done to them.
+    pub deaths: Vec<String>,
+}
+
+/// A file system that goes when this goes.
+pub struct Mount(PathBuf);
+
+impl Mount {
+    /// # Errors
+    /// When this process may not mount.
+    pub fn tmpfs(dir: &Path, mib: u64) -> Result<Mount, String> {
+        std::fs::create_dir_all(dir).map_err(|e| e.to_string())?;
+        let made = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
+            .arg(dir)
+            .output();
+        match made {
+            Ok(made) if made.status.success() => Ok(Mount(dir.to_owned())),
+            Ok(made) => Err(String::from_utf8_lossy(&made.stderr).trim().to_owned()),
+            Err(error) => Err(format!("mount: {error}")),
+        }
+    }
+
+    /// Unmounts; says whether something was mounted there.
+    pub fn release(dir: &Path) -> bool {
+        let done = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(dir)
+            .output();
+        done.is_ok_and(|done| done.status.success())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if !Mount::release(&self.0) {
+            eprintln!("{} is still mounted", self.0.display());
+        }
+    }
+}
+
+impl Site {
+    /// Nodes that are not started yet.
+    pub fn new(root: &Path, plan: &Plan, wires: Wires, sink: Arc<Sink>) -> Site {
+        let mut site = Site {
+            nodes: Vec::new(),
+            wires,
+            sink,
+            doors: Doors::default(),
+            root: root.to_owned(),
+            small_disk: None,
+            faketime: None,
+            pressure: Arc::new(1.into()),
+            peers: BTreeMap::new(),
+            settings: plan.settings.clone(),
+            deaths: Vec::new(),
+        };
+        if plan.has("disk") {
+            let mib = 128 + plan.options.seconds / 60 * 8;
+            match Mount::tmpfs(&root.join(format!("node-{SMALL}")), mib) {
+                Ok(mount) => site.small_disk = Some((SMALL, mount)),
+                Err(why) => println!("no small disk: {why}"),
+            }
+        }
+        if plan.has("clock") {
+            site.faketime = crate::fault::clock::library();
+        }
+        for id in 1..=FIRST_NODES {
+            site.new_node(id);
+        }
+        let list = site.list();
+        for node in &mut site.nodes {
+            node.args = vec!["--cluster".into(), list.clone()];
+        }
+        site
+    }
+
+    /// A node that is behind the wires, and not started.
+    pub fn new_node(&mut self, id: u64) {
+        let mut node = Node::new(&self.root, id);
+        node.env = self.settings.clone();
+        if let Some(library) = &self.faketime {
+            node.env
+                .extend(crate::fault::clock::settings(&self.root, id, library));
+        }
+        self.peers.insert(id, self.wires.to_peer(id, node.peer));
+        let door = self.wires.to_http(id, node.http);
+        self.doors.write().unwrap().push((id, door));
+        self.nodes.push(node);
+    }
+
+    /// The peer addresses of all nodes, as the nodes are told.
+    pub fn list(&self) -> String {
+        let shown = self
+            .peers
+            .iter()
+            .map(|(id, address)| format!("{id}={address}"));
+        shown.collect::<Vec<_>>().join(",")
+    }
+
+    /// Where the others find a node.
+    pub fn peer(&self, id: u64) -> SocketAddr {
+        self.peers[&id]
+    }
+
+    pub fn ids(&self) -> Vec<u64> {
+        self.nodes.iter().map(|node| node.id).collect()
+    }
+
+    pub fn running(&self) -> Vec<u64> {
+        let running = self.nodes.iter().filter(|node| node.runs());
+        running.map(|node| node.id).collect()
+    }
+
+    pub fn node(&mut self, id: u64) -> &mut Node {
+        let found = self.nodes.iter_mut().find(|node| node.id == id);
+        found.expect("there is such a node")
+    }
+
+    /// Asks a node past the wires.
+    pub fn ask(&self, id: u64, path: &str) -> Option<Answer> {
+        let node = self.nodes.iter().find(|node| node.id == id)?;
+        node.runs().then_some(())?;
+        Client::within(node.http, ASK_WITHIN)
+            .send("GET", path, "", b"")
+            .ok()
+    }
+
+    fn named_leader(&self, id: u64) -> Option<u64> {
+        let view = self.ask(id, "/v1/cluster")?.json();
+        view["leader"].as_u64()
+    }
+
+    /// Whom all running nodes take for their leader.
+    pub fn agreed_leader(&self) -> Option<u64> {
+        let mut named: Vec<Option<u64>> = self
+            .running()
+            .into_iter()
+            .map(|id| self.named_leader(id))
+            .collect();
+        named.dedup();
+        match named[..] {
+            [leader] => leader,
+            _ => None,
+        }
+    }
+
+    /// Whoever leads, or whoever is taken for the leader by most.
+    pub fn leader(&self) -> Option<u64> {
+        let mut votes: BTreeMap<u64, usize> = BTreeMap::new();
+        for leader in self
+            .running()
+            .into_iter()
+            .filter_map(|id| self.named_leader(id))
+        {
+            *votes.entry(leader).or_default() += 1;
+        }
+        let most = votes.into_iter().max_by_key(|(_, votes)| *votes);
+        most.map(|(leader, _)| leader)
+    }
+
+    /// The leader three times out of four, if there is one, else anybody.
+    pub fn victim(&self, chance: &mut Chance) -> u64 {
+        let biased = chance.percent(75);
+        let any = *chance.pick(&self.running());
+        match self.leader() {
+            Some(leader) if biased => leader,
+            _ => any,
+        }
+    }
+
+    /// Notes nodes that ended by themselves, with their last words.
+    pub fn watch(&mut self, expected: &[u64]) {
+        let gone: Vec<u64> = self
+            .nodes
+            .iter()
+            .filter(|node| node.runs() && !node.is_alive())
+            .map(|node| node.id)
+            .collect();
+        for id in gone {
+            self.node(id).reap();
+            let said = self.node(id).said();
+            let last: Vec<&str> = said.lines().rev().take(3).collect();
+            if !expected.contains(&id) {
+                let death = format!("node {id} ended by itself: {}", last.join(" / "));
+                println!("    {death}");
+                self.deaths.push(death);
+                // A supervisor would start it again.
+                self.node(id).start();
+            }
+        }
+    }
+
+    /// Lets time pass; looks after the nodes meanwhile.
+    pub fn pass(&mut self, time: Duration, expected: &[u64]) {
+        let end = now_ms() + time.as_millis() as u64;
+        while now_ms() < end {
+            self.watch(expected);
+            pass(LOOK.min(Duration::from_millis(end.saturating_sub(now_ms()))));
+        }
+    }
+
+    /// Looks until something is there; `None` when it is not there in time.
+    pub fn wait<T>(
+        &mut self,
+        within: Duration,
+        mut look: impl FnMut(&mut Site) -> Option<T>,
+    ) -> Option<T> {
+        let end = now_ms() + within.as_millis() as u64;
+        loop {
+            if let Some(found) = look(self) {
+                return Some(found);
+            }
+            if now_ms() >= end {
+                return None;
+            }
+            self.pass(LOOK, &[]);
+        }
+    }
+
+    /// Whether all nodes run, are ready, and agree who leads.
+    pub fn is_ready(&self) -> bool {
+        let ready = |id: u64| self.ask(id, "/readyz").is_some_and(|a| a.status == 200);
+        self.running().len() == self.nodes.len()
+            && self.ids().into_iter().all(ready)
+            && self.agreed_leader().is_some()
+    }
+
+    /// What a node says of the cluster and of the tasks.
+    pub fn status(&self, id: u64) -> Value {
+        let ask = |path: &str| {
+            self.ask(id, path)
+                .map_or(Value::Null, |answer| answer.json())
+        };
+        json!({ "cluster": ask("/v1/cluster"), "stats": ask("/v1/stats") })
+    }
+}
