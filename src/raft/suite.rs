@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::machine::{Folded, Machine};
-use super::upkeep::Cadence;
 use super::snapshots::Snapshots;
 use super::storage::Storage;
 use super::types::Types;
+use super::upkeep::Cadence;
 use crate::log::{EngineKind, LogStore};
 
 struct Stores(EngineKind);
@@ -27,8 +27,12 @@ impl StoreBuilder<Types, Storage, Machine, TempDir> for Stores {
         let log = LogStore::open(dir.path(), self.0)
             .map_err(|e| failed(std::io::Error::other(e.to_string())))?;
         let snapshots = Snapshots::open(dir.path().join("snapshots")).map_err(failed)?;
-        let machine =
-            Machine::open(snapshots, Arc::new(Folded::new(&Cadence::default())), (1, 1)).map_err(failed)?;
+        let machine = Machine::open(
+            snapshots,
+            Arc::new(Folded::new(&Cadence::default())),
+            (1, 1),
+        )
+        .map_err(failed)?;
         Ok((dir, Storage(log), machine))
     }
 }

@@ -17,8 +17,8 @@ use super::report::Figure;
 use super::request::task_id;
 use super::sink::Sink;
 use super::{Bench, HOUR_MS};
-use crate::cli::client::{Remote, Server};
 use crate::api::to_cursor;
+use crate::cli::client::{Remote, Server};
 use crate::model::{Clock as _, Key, Span};
 use crate::node::SystemClock;
 
@@ -197,7 +197,12 @@ async fn sample(server: &Server, app: &str, tasks: u64) -> Result<Vec<String>> {
         let path = format!("/v1/tasks?app={app}&limit={SAMPLE_EACH}&cursor={cursor}");
         let page = server.get(&path).await?.json;
         let tasks = page["tasks"].as_array().context("a page of tasks")?;
-        ids.extend(tasks.iter().filter_map(|task| task["id"].as_str()).map(str::to_owned));
+        ids.extend(
+            tasks
+                .iter()
+                .filter_map(|task| task["id"].as_str())
+                .map(str::to_owned),
+        );
     }
     ids.sort_unstable();
     ids.dedup();
