@@ -52,6 +52,7 @@ impl Config {
                 bytes: settings.store.checkpoint_bytes,
                 age: settings.store.checkpoint_age,
                 window: settings.store.window,
+                window_bytes: settings.store.window_bytes,
                 kept: settings.raft.kept_entries,
                 kept_bytes: settings.raft.kept_bytes,
             },

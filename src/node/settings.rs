@@ -117,6 +117,7 @@ pub struct Store {
     pub checkpoint_bytes: u64,
     pub checkpoint_age: Span,
     pub window: Span,
+    pub window_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -227,6 +228,7 @@ impl Default for Store {
             checkpoint_bytes: cadence.bytes,
             checkpoint_age: cadence.age,
             window: cadence.window,
+            window_bytes: cadence.window_bytes,
         }
     }
 }

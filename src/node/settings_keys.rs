@@ -163,6 +163,12 @@ pub const KEYS: &[Key] = &[
         "what is due within this time is loaded from the store ahead of it",
     ),
     key(
+        "store.window_bytes",
+        Kind::Number,
+        "",
+        "but only what is due within seconds, while that which was loaded takes so much memory: 16 bytes a task",
+    ),
+    key(
         "scrub.every",
         Kind::Span,
         "",

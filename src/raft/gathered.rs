@@ -86,7 +86,9 @@ impl Gathered {
     }
 
     fn holds(&self, times: u64) -> bool {
-        let bytes = self.bytes.load(Ordering::Relaxed) - self.bytes_then();
+        // Whoever asks while a checkpoint begins may see the later of the two first.
+        let then = self.bytes_then();
+        let bytes = self.bytes.load(Ordering::Relaxed).saturating_sub(then);
         self.tasks.load(Ordering::Relaxed) >= self.tasks_max.saturating_mul(times)
             || bytes >= self.bytes_max.saturating_mul(times)
     }

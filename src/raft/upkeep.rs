@@ -27,6 +27,9 @@ const BEGINS_WITHIN: Duration = Duration::from_millis(100);
 /// For a node that is taking in a snapshot so many times the usual bytes of the log are kept.
 const HELD_TIMES: u64 = 8;
 
+/// So far ahead is loaded whatever memory it takes: longer than it takes until the next look, and
+/// than any lead.
+const SOON: Span = Span::seconds(5);
 /// How often it is looked whether the window must move on.
 const WINDOW_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,15 +49,17 @@ pub struct Cadence {
     pub kept: u64,
     /// …unless these have more bytes of events than this.
     pub kept_bytes: u64,
-    /// What is due within this time is loaded ahead.
+    /// What is due within this time is loaded ahead, …
     pub window: Span,
+    /// …while what was loaded takes less memory than this.
+    pub window_bytes: u64,
 }
 
 impl Default for Cadence {
     /// Replaying 64 MiB takes about a second, and 100,000 tasks take about as much and 100 MiB of
     /// memory. A follower that was restarted is 10,000 behind at most. A start walks through the
     /// log's file, and so through the bytes that are kept. Two minutes are two of the pieces in
-    /// which the store keeps what is due.
+    /// which the store keeps what is due, and 256 MiB have room for sixteen million tasks.
     fn default() -> Cadence {
         Cadence {
             entries: 100_000,
@@ -64,6 +69,7 @@ impl Default for Cadence {
             kept: 10_000,
             kept_bytes: 128 << 20,
             window: Span::minutes(2),
+            window_bytes: 256 << 20,
         }
     }
 }
@@ -119,11 +125,15 @@ pub(crate) async fn window(inner: Arc<Inner>) {
             () = inner.stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let until = inner.clock.wall().plus(inner.cadence.window);
+        let now = inner.clock.wall();
+        let (soon, until) = (now.plus(SOON), now.plus(inner.cadence.window));
+        let budget = inner.cadence.window_bytes as usize;
         let (state, stop) = (inner.state.clone(), inner.stop.clone());
         let loaded = tokio::task::spawn_blocking(move || {
             // In pieces: the fold goes on between them.
-            while !stop.is_cancelled() && !state.write(|state| state.load_ahead(until))? {}
+            while !stop.is_cancelled()
+                && !state.write(|state| state.load_ahead(soon, until, budget))?
+            {}
             Ok::<(), StoreFault>(())
         });
         if let Ok(loaded) = loaded.await {

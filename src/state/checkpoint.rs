@@ -128,11 +128,21 @@ impl State {
     }
 
     /// Puts what waits until an instant into the queue ahead of its time, a piece of it; says
-    /// whether that is done.
+    /// whether that is done. When the queue has more bytes than `budget`, only what waits until
+    /// `soon` is: a fold that needs it would have to read it all at once.
     ///
     /// # Errors
     /// The store cannot be read; the node must stop.
-    pub fn load_ahead(&mut self, until: Time) -> Result<bool, StoreFault> {
+    pub fn load_ahead(
+        &mut self,
+        soon: Time,
+        until: Time,
+        budget: usize,
+    ) -> Result<bool, StoreFault> {
+        let until = match self.table.waiting.memory() < budget {
+            true => until,
+            false => soon,
+        };
         let to = minute(until).saturating_add(1);
         match self.table.first_far_minute()? {
             Some(next) if next < to => self.table.reach_piece(next).map(|()| false),

@@ -63,6 +63,13 @@ impl Queue {
         front.into_iter().chain(wheel).min()
     }
 
+    /// Bytes that it takes, about.
+    pub(crate) fn memory(&self) -> usize {
+        /// Of an entry in a set of the standard library that is two thirds full.
+        const FRONT_BYTES: usize = 32;
+        self.wheel.memory() + self.front.len() * FRONT_BYTES
+    }
+
     /// Rids the wheel of dead entries when they are the majority.
     pub(crate) fn sweep(&mut self, sign: impl Fn(Time, Seq) -> Sign) {
         if self.wheel.wants_sweep() {

@@ -32,6 +32,30 @@ fn one_trigger_folds_no_more_than_its_bound_whatever_it_asks_for() {
 }
 
 #[test]
+fn over_its_budget_the_window_holds_only_what_is_due_soon_and_nothing_is_missed() {
+    const MINUTE: u64 = 60_000;
+    let mut desk = Desk::new();
+    desk.submit_at("soon", 10 * MINUTE);
+    desk.submit_at("later", 12 * MINUTE);
+    desk.state.cool(|_| true);
+    let (soon, until) = (Time(10 * MINUTE), Time(13 * MINUTE));
+    let load = |state: &mut State, budget| while !state.load_ahead(soon, until, budget).unwrap() {};
+    load(&mut desk.state, 0);
+    assert_eq!(desk.state.table.horizon, 11);
+    load(&mut desk.state, usize::MAX);
+    assert_eq!(desk.state.table.horizon, 14);
+    let mut desk_without = Desk::new();
+    desk_without.submit_at("soon", 10 * MINUTE);
+    desk_without.submit_at("later", 12 * MINUTE);
+    desk_without.state.cool(|_| true);
+    load(&mut desk_without.state, 0);
+    for desk in [&mut desk, &mut desk_without] {
+        assert_eq!(desk.trigger(12 * MINUTE), counted(2, false));
+    }
+    assert_eq!(desk.state.hash(), desk_without.state.hash());
+}
+
+#[test]
 fn an_entry_without_events_only_moves_the_index() {
     let mut desk = Desk::new();
     let before = desk.state.hash();
