@@ -108,9 +108,10 @@ impl State {
         Ok(saved.map(|saved| (image, saved.attachment, saved.core.applied)))
     }
 
-    /// Records changed since the last checkpoint.
+    /// What a checkpoint would write: records changed since the last one, and histories to remove.
     pub fn dirty(&self) -> usize {
-        self.table.dirty.cells.len() + self.table.dirty.marks.len()
+        let dirty = &self.table.dirty;
+        dirty.cells.len() + dirty.marks.len() + usize::from(self.past_leaves())
     }
 
     /// Puts what waits until an instant into the queue ahead of its time, a piece of it; says
@@ -144,6 +145,14 @@ impl State {
                 rows,
             };
             layer.cells.insert(record.task.seq, cell);
+        }
+        for (past, rows) in self.all_past() {
+            let cell = super::Cell {
+                rows,
+                ..super::Cell::default()
+            };
+            layer.cells.insert(past.place().1, cell);
+            layer.add_past(past);
         }
         store
             .writer()
