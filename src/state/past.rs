@@ -11,6 +11,7 @@
 //! rows, and on disk a checksum.
 
 use bincode::{Decode, Encode};
+#[cfg(test)]
 use std::collections::BTreeMap;
 
 use super::layer::Layer;

@@ -10,12 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::redb::{RedbStore, View, guarded};
+use super::redb::{RedbStore, View, block, guarded};
 use super::redb_codec::*;
 use super::{Found, Saved};
 use crate::model::limits::HISTORY_ROWS_MAX;
-use crate::model::{Row, Seq};
+use crate::model::{Row, Seq, Time};
 use crate::state::layer::{MINUTE_MS, Place, minute};
+use crate::state::past::PastSize;
 use crate::state::record::Record;
 use crate::state::{Mark, StateHash};
 
@@ -30,6 +31,8 @@ pub struct Verified {
     pub tasks: u64,
     pub history: u64,
     pub marks: u64,
+    /// Retired tasks whose history is still there.
+    pub past: u64,
     /// What is wrong, and where. Empty: all is well.
     pub findings: Vec<String>,
 }
@@ -123,10 +126,11 @@ impl Check {
             }
         }
         self.marks(view)?;
+        self.past(view)?;
         self.lengths(view)?;
         match saved {
             Some(saved) => self.totals(&saved),
-            None if self.verified.tasks + self.verified.marks > 0 => {
+            None if self.verified.tasks + self.verified.marks + self.verified.past > 0 => {
                 self.say("there are rows, but no checkpoint that they belong to".into());
             }
             None => {}
@@ -215,6 +219,44 @@ impl Check {
         Ok(())
     }
 
+    /// Retired tasks: each block itself, its place in the index, and what all of them come to.
+    fn past(&mut self, view: &View) -> Found<()> {
+        let mut size = PastSize::default();
+        for row in view.past.iter().map_err(reading)? {
+            let (place, value) = row.map_err(reading)?;
+            let (at, seq) = place.value();
+            size.tasks += 1;
+            size.bytes += value.value().len() as u64;
+            let (past, rows) = match block(Time(at), Seq(seq), value.value()) {
+                Ok(read) => read,
+                Err(e) => {
+                    self.say(e.0);
+                    continue;
+                }
+            };
+            let what = format!("past task {seq} ({})", past.task.key);
+            if !past.is_intact(&rows) {
+                self.say(format!("{what}: its history does not match its hash"));
+            }
+            let key = key_bytes(&past.task.key);
+            let id = view.past_ids.get((&*key, seq)).map_err(reading)?;
+            if id.map(|id| id.value()) != Some(at) {
+                self.say(format!("{what}: `past-ids` does not lead to it"));
+            }
+            if view.tasks.get(seq).map_err(reading)?.is_some() {
+                self.say(format!("{what}: it is among the tasks as well"));
+            }
+        }
+        self.verified.past = size.tasks;
+        if size != view.past_size {
+            let said = view.past_size;
+            self.say(format!(
+                "the past comes to {size:?}, its sum says {said:?}: a past task was lost or changed"
+            ));
+        }
+        Ok(())
+    }
+
     /// No table has more or fewer rows than the records ask for.
     fn lengths(&mut self, view: &View) -> Found<()> {
         let v = &self.verified;
@@ -226,6 +268,7 @@ impl Check {
             ("finished", view.finished.len(), finished),
             ("history", view.history.len(), v.history),
             ("marks-by-time", view.marks_by_time.len(), v.marks),
+            ("past-ids", view.past_ids.len(), v.past),
         ];
         for (name, length, expected) in tables {
             let length = length.map_err(reading)?;
@@ -267,7 +310,7 @@ impl Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Batch, By, Key, Spec, Submit, Time, When};
+    use crate::model::{Batch, By, Key, Retire, Spec, Submit, When};
     use crate::model::{Cancel, Change, Event, Http, Target};
     use crate::state::{RedbStore, State};
 
@@ -293,19 +336,29 @@ mod tests {
         })
     }
 
-    /// A store with 300 tasks, one of them cancelled, closed.
+    /// A store with 300 tasks, one of them cancelled, and one that was, number 1; closed.
     fn store() -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
         let mut state = State::new(Box::new(RedbStore::open(&path).unwrap()));
-        let cancel = Event::from(Cancel {
-            key: Key::new("shop", "order-7").unwrap(),
-            if_match: None,
-            withdrawn: None,
-            by: "test".into(),
-        });
+        let cancel = |id: &str| {
+            Event::from(Cancel {
+                key: Key::new("shop", id).unwrap(),
+                if_match: None,
+                withdrawn: None,
+                by: "test".into(),
+            })
+        };
         let mut changes: Vec<Change> = Vec::new();
-        for (index, events) in [(1, (0..300).map(submit).collect()), (2, vec![cancel])] {
+        let retire = Event::from(Retire {
+            finished_up_to: Time(1_000),
+            dead_up_to: Time(0),
+            history_up_to: Time(0),
+            max: 10,
+        });
+        let (first, rest) = (vec![submit(300)], (0..300).map(submit).collect());
+        let events = [first, vec![cancel("order-300"), retire], rest, vec![cancel("order-7")]];
+        for (index, events) in (1..).zip(events) {
             let (stamp, now) = (Time(1_000), Time(1_000));
             let batch = Batch { stamp, now, events };
             state.prepare(&batch).unwrap();
@@ -333,8 +386,9 @@ mod tests {
         let (_dir, path) = store();
         let verified = verify_store(&path).unwrap();
         assert_eq!(verified.findings, [""; 0]);
-        assert_eq!((verified.index, verified.tasks), (Some(2), 300));
+        assert_eq!((verified.index, verified.tasks), (Some(4), 300));
         assert_eq!((verified.history, verified.marks), (301, 0));
+        assert_eq!(verified.past, 1);
     }
 
     #[test]
@@ -358,6 +412,52 @@ mod tests {
     }
 
     #[test]
+    fn a_past_that_was_bent_is_found_from_every_side() {
+        let place = (1_000, 1);
+        let key = key_bytes(&Key::new("shop", "order-300").unwrap());
+        let id = (&*key, 1);
+        let told = |change: &dyn Fn(&redb::WriteTransaction)| {
+            let (_dir, path) = store();
+            by_hand(&path, change);
+            findings(&path)
+        };
+        let said = told(&|txn| {
+            let mut past = txn.open_table(PAST).unwrap();
+            let block = past.get(place).unwrap().unwrap().value().to_vec();
+            let (task, mut rows): crate::state::past::Block = open("", &block).unwrap();
+            rows[0].at = Time(1);
+            past.insert(place, &*seal(&(task, rows))).unwrap();
+        });
+        assert!(said.contains("past task 1 (shop/order-300)"), "{said}");
+        assert!(said.contains("does not match its hash"), "{said}");
+        let said = told(&|txn| {
+            let mut past = txn.open_table(PAST).unwrap();
+            let mut block = past.get(place).unwrap().unwrap().value().to_vec();
+            block[20] ^= 4;
+            past.insert(place, &*block).unwrap();
+        });
+        assert!(said.contains("past task 1 is damaged on disk"), "{said}");
+        let said = told(&|txn| {
+            let mut ids = txn.open_table(PAST_IDS).unwrap();
+            assert!(ids.remove(id).unwrap().is_some());
+        });
+        assert!(said.contains("`past-ids` does not lead to it"), "{said}");
+        let said = told(&|txn| {
+            let mut ids = txn.open_table(PAST_IDS).unwrap();
+            ids.insert((&*key, 9), 1_000).unwrap();
+        });
+        assert!(said.contains("`past-ids` has 2 rows"), "{said}");
+        // With all that belongs to it.
+        let said = told(&|txn| {
+            let mut past = txn.open_table(PAST).unwrap();
+            assert!(past.remove(place).unwrap().is_some());
+            let mut ids = txn.open_table(PAST_IDS).unwrap();
+            assert!(ids.remove(id).unwrap().is_some());
+        });
+        assert!(said.contains("a past task was lost or changed"), "{said}");
+    }
+
+    #[test]
     fn a_bit_flipped_in_a_value_is_found_and_named() {
         let (_dir, path) = store();
         by_hand(&path, |txn| {
@@ -375,12 +475,12 @@ mod tests {
         let (_dir, path) = store();
         by_hand(&path, |txn| {
             let mut far = txn.open_table(FAR).unwrap();
-            let key = (minute(Time(10_000_004)), 5);
+            let key = (minute(Time(10_000_003)), 5);
             assert!(far.remove(key).unwrap().is_some());
             txn.open_table(OPEN).unwrap().insert(6, ()).unwrap();
         });
         let said = findings(&path);
-        assert!(said.contains("task 5 (shop/order-4): `far`"), "{said}");
+        assert!(said.contains("task 5 (shop/order-3): `far`"), "{said}");
         assert!(
             said.contains("`open` has 1 rows; the records ask for 0"),
             "{said}"
