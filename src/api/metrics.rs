@@ -40,6 +40,9 @@ pub struct Numbers {
     pub checkpoint_age_seconds: u64,
     /// Of this node's log on disk.
     pub log_bytes: u64,
+    /// Retired tasks whose history this node's store holds, and its bytes.
+    pub history_tasks: u64,
+    pub history_bytes: u64,
     /// Access-log lines that a slow disk cost.
     pub access_lines_dropped: u64,
 }
@@ -117,6 +120,12 @@ impl Collector for Metrics {
         )?;
         let help = "Bytes of the log on disk, free pages included";
         gauge(&mut encoder, "horolog_log_bytes", help, numbers.log_bytes)?;
+        let help = "Retired tasks whose history is in the store";
+        let tasks = numbers.history_tasks;
+        gauge(&mut encoder, "horolog_history_tasks", help, tasks)?;
+        let help = "Bytes of the histories of retired tasks in the store, its own pages aside";
+        let bytes = numbers.history_bytes;
+        gauge(&mut encoder, "horolog_history_bytes", help, bytes)?;
         let help = "Access log lines dropped because the disk was slow";
         let name = "horolog_access_lines_dropped";
         let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -163,6 +172,8 @@ mod tests {
             apply_index: 42,
             checkpoint_age_seconds: 17,
             log_bytes: 4_096,
+            history_tasks: 3,
+            history_bytes: 1_234,
             ..Numbers::default()
         };
         let mut registry = Registry::default();
@@ -182,6 +193,8 @@ mod tests {
             "horolog_checkpoint_index 0",
             "horolog_checkpoint_age_seconds 17",
             "horolog_log_bytes 4096",
+            "horolog_history_tasks 3",
+            "horolog_history_bytes 1234",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 use super::output::{line, say};
+use crate::api::events_told;
 use crate::log::{Bounds, DirLock, EngineKind, Entry, Identity, Kind, LogFault, LogStore};
 use crate::model::{Batch, Time};
-use crate::state::verify_store;
+use crate::state::{History, RedbStore, Store as _, verify_store, walk_histories};
 
 /// Entries are read in pieces of about this size.
 const PIECE_BYTES: usize = 8 << 20;
@@ -36,6 +37,10 @@ enum Verb {
         /// The last log index.
         #[arg(long, value_name = "INDEX", default_value_t = u64::MAX)]
         to: u64,
+        /// In their place, what happened to each task that the store tells of, retired ones
+        /// included: one event a line, as of the store's last checkpoint.
+        #[arg(long, conflicts_with_all = ["from", "to"])]
+        history: bool,
     },
     /// Checks every file of a directory, and says what is wrong and where.
     Verify {
@@ -47,7 +52,10 @@ enum Verb {
 pub fn run(args: &LogArgs) -> Result<()> {
     match &args.verb {
         Verb::Show { dir } => show(dir),
-        Verb::Export { dir, from, to } => {
+        Verb::Export {
+            dir, history: true, ..
+        } => export_history(dir),
+        Verb::Export { dir, from, to, .. } => {
             let node = Stopped::open(dir)?;
             let log = node.log.context("the log cannot be opened")?;
             let end = to.saturating_add(1);
@@ -119,6 +127,37 @@ fn show(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Where a node's store lies in its directory.
+fn store_of(dir: &Path) -> PathBuf {
+    dir.join("state").join("state.redb")
+}
+
+/// Prints the history of every task that the store tells of.
+fn export_history(dir: &Path) -> Result<()> {
+    let _node = Stopped::open(dir)?;
+    let path = store_of(dir);
+    let mut told = None;
+    if path.exists() {
+        let image = RedbStore::open(&path)?.image()?;
+        told = walk_histories(&*image, |History { task, rows, retired }| {
+            for event in events_told(&rows) {
+                let mut shown = json!({
+                    "app": task.key.app, "id": task.key.id, "task": task.seq.0,
+                    "stage": task.stage.name(), "retired": retired,
+                });
+                shown["event"] = serde_json::to_value(event)?;
+                line(&shown.to_string());
+            }
+            Ok::<(), anyhow::Error>(())
+        })?;
+    }
+    match told {
+        Some(index) => say(&format!("up to log index {index}; the log holds what followed")),
+        None => say("there is no checkpoint yet: the log holds everything"),
+    }
+    Ok(())
+}
+
 /// Reads the entries `from..end`, piece by piece.
 fn walk(
     log: &LogStore,
@@ -176,7 +215,7 @@ fn verify(dir: &Path) -> Result<Vec<String>> {
         }
         Err(fault) => findings.push(format!("log: {fault}")),
     }
-    let store = dir.join("state").join("state.redb");
+    let store = store_of(dir);
     if !store.exists() {
         if purged.is_some() {
             findings.push("store: it is missing, and the log before it was purged".into());
@@ -194,10 +233,11 @@ fn verify(dir: &Path) -> Result<Vec<String>> {
                 findings.push("store: the log behind its checkpoint was purged".into());
             }
             say(&format!(
-                "store: {} tasks, {} rows of history, {} marks at log index {}",
+                "store: {} tasks, {} rows of history, {} marks, {} retired tasks at log index {}",
                 checked.tasks,
                 checked.history,
                 checked.marks,
+                checked.past,
                 checked.index.unwrap_or(0)
             ));
         }

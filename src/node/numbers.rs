@@ -10,6 +10,8 @@ pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&Acces
     let attempts = executor.metrics();
     let commits = cluster.commits();
     let (tasks, apply_index) = cluster.state().read(|s| (s.stats(None), s.applied()));
+    // A store that cannot be read says so to whoever needs it.
+    let past = cluster.state().read(|s| s.past_size()).unwrap_or_default();
     let buckets: Vec<(f64, u64)> = COMMIT_BOUNDS.into_iter().zip(commits.buckets).collect();
     Numbers {
         lateness: parted(&attempts.lateness),
@@ -24,6 +26,8 @@ pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&Acces
         checkpoint_index: cluster.checkpoint(),
         checkpoint_age_seconds: cluster.checkpoint_age().as_secs(),
         log_bytes: cluster.log_status().bytes,
+        history_tasks: past.tasks,
+        history_bytes: past.bytes,
         access_lines_dropped: access.map_or(0, |log| log.dropped() as u64),
     }
 }
