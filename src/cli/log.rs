@@ -139,20 +139,29 @@ fn export_history(dir: &Path) -> Result<()> {
     let mut told = None;
     if path.exists() {
         let image = RedbStore::open(&path)?.image()?;
-        told = walk_histories(&*image, |History { task, rows, retired }| {
-            for event in events_told(&rows) {
-                let mut shown = json!({
-                    "app": task.key.app, "id": task.key.id, "task": task.seq.0,
-                    "stage": task.stage.name(), "retired": retired,
-                });
-                shown["event"] = serde_json::to_value(event)?;
-                line(&shown.to_string());
-            }
-            Ok::<(), anyhow::Error>(())
-        })?;
+        told = walk_histories(
+            &*image,
+            |History {
+                 task,
+                 rows,
+                 retired,
+             }| {
+                for event in events_told(&rows) {
+                    let mut shown = json!({
+                        "app": task.key.app, "id": task.key.id, "task": task.seq.0,
+                        "stage": task.stage.name(), "retired": retired,
+                    });
+                    shown["event"] = serde_json::to_value(event)?;
+                    line(&shown.to_string());
+                }
+                Ok::<(), anyhow::Error>(())
+            },
+        )?;
     }
     match told {
-        Some(index) => say(&format!("up to log index {index}; the log holds what followed")),
+        Some(index) => say(&format!(
+            "up to log index {index}; the log holds what followed"
+        )),
         None => say("there is no checkpoint yet: the log holds everything"),
     }
     Ok(())

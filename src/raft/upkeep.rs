@@ -29,7 +29,7 @@ const WINDOW_EVERY: Duration = Duration::from_secs(1);
 pub struct Cadence {
     /// A checkpoint is made when the log behind the last one holds so many entries, …
     pub entries: u64,
-    /// …or so many bytes of events, …
+    /// …or so many histories of tasks that were retired since, or so many bytes of events, …
     pub bytes: u64,
     /// …or when something has changed and the last one is so old.
     pub age: Span,
@@ -161,10 +161,15 @@ pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
         let folded = inner.folded.bytes.load(Ordering::Relaxed);
         let now = inner.clock.steady();
         let old = now.saturating_sub(made_at) >= age.std() && inner.state.read(|s| s.dirty() > 0);
+        // A few small entries may retire a herd, whose histories wait in memory for the store.
+        let herd = inner.state.read(|s| s.past_waits()) as u64 >= entries;
         // Purging first: under load there is always a reason for the next checkpoint.
         if snapshot.saturating_sub(purged) >= kept.saturating_mul(2).max(1) {
             let _ = raft.trigger().purge_log(snapshot - kept).await;
-        } else if applied.saturating_sub(snapshot) >= entries || folded - bytes_then >= bytes || old
+        } else if applied.saturating_sub(snapshot) >= entries
+            || folded - bytes_then >= bytes
+            || old
+            || herd
         {
             (bytes_then, made_at) = (folded, now);
             let _ = raft.trigger().snapshot().await;

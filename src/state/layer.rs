@@ -84,7 +84,8 @@ impl Layer {
     /// Takes in what stays of a dropped task.
     pub(crate) fn add_past(&mut self, past: Past) {
         let place = past.place();
-        self.past_ids.insert((past.task.key.clone(), place.1), place.0);
+        self.past_ids
+            .insert((past.task.key.clone(), place.1), place.0);
         self.past.insert(place, past);
     }
 }

@@ -126,6 +126,11 @@ impl State {
         self.table.store.past_size()
     }
 
+    /// Histories that the next checkpoint moves to the store.
+    pub fn past_waits(&self) -> usize {
+        self.table.dirty.past.len()
+    }
+
     /// Whether a checkpoint would remove anything, though nothing has changed.
     pub(crate) fn past_leaves(&self) -> bool {
         let first = self.table.store.first_past(Time(0));
@@ -260,13 +265,17 @@ pub fn walk_histories<E: From<StoreFault>>(
             })?;
         }
     }
-    walk_past(image, saved.core.history_floor, |(Past { task, .. }, rows)| {
-        let retired = true;
-        each(History {
-            task,
-            rows,
-            retired,
-        })
-    })?;
+    walk_past(
+        image,
+        saved.core.history_floor,
+        |(Past { task, .. }, rows)| {
+            let retired = true;
+            each(History {
+                task,
+                rows,
+                retired,
+            })
+        },
+    )?;
     Ok(Some(saved.core.applied))
 }

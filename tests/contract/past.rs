@@ -78,8 +78,13 @@ fn what_happened_outlives_the_task_and_a_crash() {
     let dir = dir.to_str().unwrap();
     let ran = cli(&["log", "export", dir, "--history"], &[]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    let lines = ran.out.lines().map(|line| serde_json::from_str(line).unwrap());
-    let lines: Vec<Value> = lines.filter(|line: &Value| line["retired"] == true).collect();
+    let lines = ran
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    let lines: Vec<Value> = lines
+        .filter(|line: &Value| line["retired"] == true)
+        .collect();
     assert_eq!(lines.len(), whole.len(), "{ran:?}");
     for (line, event) in lines.iter().zip(told["events"].as_array().unwrap()) {
         assert_eq!((&line["app"], &line["id"]), (&json!("past"), &json!("a")));

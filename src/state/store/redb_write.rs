@@ -198,7 +198,10 @@ fn write_past(
         ids.insert((&*key_bytes(&task.task.key), seq.0), at.0)?;
     }
     let mut old = Vec::new();
-    for row in past.range(..=(floor, u64::MAX))?.take(removed_at_once(layer.past.len())) {
+    for row in past
+        .range(..=(floor, u64::MAX))?
+        .take(removed_at_once(layer.past.len()))
+    {
         let (place, value) = row?;
         let (at, seq) = place.value();
         let (gone, _) = block(Time(at), Seq(seq), value.value()).map_err(bent)?;

@@ -357,7 +357,12 @@ mod tests {
             max: 10,
         });
         let (first, rest) = (vec![submit(300)], (0..300).map(submit).collect());
-        let events = [first, vec![cancel("order-300"), retire], rest, vec![cancel("order-7")]];
+        let events = [
+            first,
+            vec![cancel("order-300"), retire],
+            rest,
+            vec![cancel("order-7")],
+        ];
         for (index, events) in (1..).zip(events) {
             let (stamp, now) = (Time(1_000), Time(1_000));
             let batch = Batch { stamp, now, events };

@@ -146,9 +146,10 @@ fn a_herd_leaves_memory_with_the_next_checkpoint() {
         max: 1_000,
         ..forget(99_000, 0)
     });
-    assert_eq!(desk.state.table.dirty.past.len(), 400);
+    assert_eq!(desk.state.past_waits(), 400);
     checkpoint(&mut desk);
     assert_eq!(desk.state.past_size().unwrap().tasks, 400);
+    assert_eq!(desk.state.past_waits(), 0);
     assert!(desk.state.table.layers().all(|layer| layer.past.is_empty()));
     // What is below the floor is hidden at once, and leaves the store in slices.
     desk.fold(forget(0, 99_000));
