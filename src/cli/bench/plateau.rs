@@ -194,7 +194,8 @@ fn check(bench: &mut Bench, tally: &Tally, sink: &Sink) {
 /// The highest of each minute, and the verdicts.
 fn tell(bench: &mut Bench, samples: &[Sample]) {
     let a_minute = (MINUTE.as_secs() / SAMPLE_EVERY.as_secs()) as usize;
-    for (minute, samples) in samples.chunks(a_minute).enumerate() {
+    let minutes = samples.chunks(a_minute).take(bench.args.minutes as usize);
+    for (minute, samples) in minutes.enumerate() {
         for (n, name) in NAMES.iter().enumerate() {
             let what = format!("minute {}: {name}", minute + 1);
             let bytes = highest(samples, n) as f64;
