@@ -24,6 +24,7 @@ mod contract {
     mod lists;
     mod log;
     mod old;
+    mod past;
     mod served;
     mod stages;
     mod submit;

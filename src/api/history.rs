@@ -12,7 +12,8 @@ use super::problem::{Problem, ProblemView};
 use super::tasks::{label, unknown};
 use super::write::json;
 use super::{Api, explain::explain};
-use crate::model::{Key, NodeId, Row, RowKind, Task, Time};
+use crate::model::{Key, NodeId, Row, RowKind, Time};
+use crate::state::History;
 
 /// One event of a task.
 #[derive(Debug, Serialize, ToSchema)]
@@ -33,9 +34,60 @@ pub struct EventView {
     by: Option<Arc<str>>,
 }
 
+/// What is told beside the history of a task that is gone; nothing, of one that is there.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct Retirement {
+    /// The task was retired: its id is free, or names another task by now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retired: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<PastView>,
+}
+
+/// What stays of a retired task.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PastTask)]
+pub struct PastView {
+    app: String,
+    id: String,
+    stage: &'static str,
+    due_at: Time,
+    created_at: Time,
+    finished_at: Option<Time>,
+    #[schema(value_type = Option<String>)]
+    outcome: Option<Arc<str>>,
+    #[schema(value_type = Option<String>)]
+    error: Option<Arc<str>>,
+}
+
+impl Retirement {
+    fn of(history: &History) -> Retirement {
+        let task = &history.task;
+        Retirement {
+            retired: history.retired.then_some(true),
+            task: history.retired.then(|| PastView {
+                app: task.key.app.to_string(),
+                id: task.key.id.to_string(),
+                stage: task.stage.name(),
+                due_at: task.due,
+                created_at: task.created,
+                finished_at: task.finished,
+                outcome: task.outcome.clone(),
+                error: task.error.clone(),
+            }),
+        }
+    }
+}
+
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Events {
     events: Vec<EventView>,
+    #[serde(flatten)]
+    retirement: Retirement,
+    /// Tasks that had this id before, the newest first; absent when there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    past: Vec<Events>,
 }
 
 /// One attempt of a task.
@@ -58,6 +110,12 @@ pub struct AttemptView {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Attempts {
     attempts: Vec<AttemptView>,
+    #[serde(flatten)]
+    retirement: Retirement,
+    /// As in the events.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    past: Vec<Attempts>,
 }
 
 /// Why a task is where it is.
@@ -68,22 +126,29 @@ pub struct Explanation {
     stage: &'static str,
     /// In order of time; the last one says how it stands now.
     sentences: Vec<String>,
+    #[serde(flatten)]
+    retirement: Retirement,
+    /// As in the events.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    past: Vec<Explanation>,
 }
 
 /// The events of a task, in the order of the log.
 #[utoipa::path(get, path = "/v1/tasks/{app}/{id}/events", tag = "history", params(
     ("app" = String, Path), ("id" = String, Path), ("read" = Option<String>, Query),
-), responses((status = 200, body = Events), (status = 404, body = ProblemView)))]
+), responses((status = 200, description = "Of the task, or of the last one that had this id and was retired", body = Events), (status = 404, body = ProblemView)))]
 pub async fn events(
     State(api): State<Arc<Api>>,
     TaskKey(key): TaskKey,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let (_, rows, local) = api.rows(&key, &uri).await?;
-    // A refused result is no event of the task: nothing changed. Attempts and explain show it.
-    let rows = rows.iter().filter(|row| row.kind != RowKind::Stale);
-    let events = rows.map(event).collect();
-    Ok(label(json(&Events { events }), local))
+    let (now, past, local) = api.histories(&key, &uri).await?;
+    let answer = Events {
+        past: past.iter().map(events_of).collect(),
+        ..events_of(&now)
+    };
+    Ok(label(json(&answer), local))
 }
 
 /// The attempts of a task.
@@ -95,9 +160,17 @@ pub async fn attempts(
     TaskKey(key): TaskKey,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let (_, rows, local) = api.rows(&key, &uri).await?;
-    let attempts = attempts_of(&rows);
-    Ok(label(json(&Attempts { attempts }), local))
+    let (now, past, local) = api.histories(&key, &uri).await?;
+    let told = |history: &History| Attempts {
+        attempts: attempts_of(&history.rows),
+        retirement: Retirement::of(history),
+        past: Vec::new(),
+    };
+    let answer = Attempts {
+        past: past.iter().map(told).collect(),
+        ..told(&now)
+    };
+    Ok(label(json(&answer), local))
 }
 
 /// Why the task was late, retried, moved, or has not run yet, in plain sentences.
@@ -109,24 +182,50 @@ pub async fn explanation(
     TaskKey(key): TaskKey,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let (task, rows, local) = api.rows(&key, &uri).await?;
-    let answer = Explanation {
+    let (now, past, local) = api.histories(&key, &uri).await?;
+    let told = |history: &History| Explanation {
         app: key.app.to_string(),
         id: key.id.to_string(),
-        stage: task.stage.name(),
-        sentences: explain(&task, &rows, api.clock.wall()),
+        stage: history.task.stage.name(),
+        sentences: explain(&history.task, &history.rows, api.clock.wall()),
+        retirement: Retirement::of(history),
+        past: Vec::new(),
+    };
+    let answer = Explanation {
+        past: past.iter().map(told).collect(),
+        ..told(&now)
     };
     Ok(label(json(&answer), local))
 }
 
 impl Api {
-    async fn rows(&self, key: &Key, uri: &Uri) -> Result<(Task, Vec<Row>, bool), Problem> {
+    /// The task of an id, or the last one that was, and those before it.
+    async fn histories(
+        &self,
+        key: &Key,
+        uri: &Uri,
+    ) -> Result<(History, Vec<History>, bool), Problem> {
         let local = Params::read(uri, &["read"])?.local_read()?;
         let cluster = self.reading(local).await?;
-        let found = cluster.read(|state| state.rows(key))?;
-        let (task, rows) = found.ok_or_else(|| unknown(key))?;
-        Ok((task, rows, local))
+        let mut found = cluster.read(|state| state.histories(key))?.into_iter();
+        let now = found.next().ok_or_else(|| unknown(key))?;
+        Ok((now, found.collect(), local))
     }
+}
+
+fn events_of(history: &History) -> Events {
+    Events {
+        events: events_told(&history.rows).collect(),
+        retirement: Retirement::of(history),
+        past: Vec::new(),
+    }
+}
+
+/// The rows that are events. A refused result is none: nothing changed. Attempts and explain
+/// show it.
+pub fn events_told(rows: &[Row]) -> impl Iterator<Item = EventView> {
+    let rows = rows.iter().filter(|row| row.kind != RowKind::Stale);
+    rows.map(event)
 }
 
 fn event(row: &Row) -> EventView {

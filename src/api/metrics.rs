@@ -49,6 +49,9 @@ pub struct Numbers {
     pub scrub_bytes: u64,
     /// Since the last pass ended, or the process started.
     pub scrub_age_seconds: u64,
+    /// Retired tasks whose history this node's store holds, and its bytes.
+    pub history_tasks: u64,
+    pub history_bytes: u64,
     /// Access-log lines that a slow disk cost.
     pub access_lines_dropped: u64,
 }
@@ -149,6 +152,12 @@ impl Collector for Metrics {
         let help = "What the scrub has found wrong";
         let findings = numbers.scrub_findings;
         counter(&mut encoder, "horolog_scrub_findings", help, findings)?;
+        let help = "Retired tasks whose history is in the store";
+        let tasks = numbers.history_tasks;
+        gauge(&mut encoder, "horolog_history_tasks", help, tasks)?;
+        let help = "Bytes of the histories of retired tasks in the store, its own pages aside";
+        let bytes = numbers.history_bytes;
+        gauge(&mut encoder, "horolog_history_bytes", help, bytes)?;
         let help = "Access log lines dropped because the disk was slow";
         let name = "horolog_access_lines_dropped";
         counter(&mut encoder, name, help, numbers.access_lines_dropped)
@@ -202,6 +211,8 @@ mod tests {
             log_entries: 40,
             scrub_passes: 3,
             scrub_bytes: 1_000,
+            history_tasks: 3,
+            history_bytes: 1_234,
             ..Numbers::default()
         };
         let mut registry = Registry::default();
@@ -226,6 +237,8 @@ mod tests {
             "horolog_scrub_findings_total 0",
             "horolog_scrub_bytes 1000",
             "horolog_scrub_age_seconds 0",
+            "horolog_history_tasks 3",
+            "horolog_history_bytes 1234",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

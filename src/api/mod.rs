@@ -53,6 +53,7 @@ use prometheus_client::registry::Registry;
 pub use access::{AccessLog, AccessRotation};
 pub use auth::{Credential, is_loopback};
 pub use explain::explain;
+pub use history::events_told;
 pub use list::to_cursor;
 pub use old_fields::{Compat, CompatStatus};
 pub use problem::{Kind, Problem};

@@ -46,9 +46,11 @@ enum Verb {
     Cancel(Name),
     /// Lists tasks.
     List(ListArgs),
-    /// Shows what happened to a task.
+    /// Shows what happened to a task, and to those that had its id before.
+    #[command(visible_alias = "history")]
     Events(Name),
-    /// Says in sentences why a task is where it is, or why those with a label are.
+    /// Says in sentences why a task is where it is, how the last one with its id ended, or why
+    /// those with a label are.
     Explain(ExplainArgs),
     /// Runs a task now.
     Run(RunArgs),
@@ -300,12 +302,34 @@ fn events(answer: &Value) {
         .map(Vec::as_slice)
         .unwrap_or_default();
     let row = |event: &Value| columns.iter().map(|name| text(event, name)).collect();
+    retired(answer);
     output::table(&columns, events.iter().map(row));
+    past(answer).for_each(super::task::events);
 }
 
 fn sentences(answer: &Value) {
+    retired(answer);
     for sentence in answer["sentences"].as_array().into_iter().flatten() {
         line(sentence.as_str().unwrap_or_default());
+    }
+    past(answer).for_each(sentences);
+}
+
+/// The answers about tasks that had the id before.
+fn past(answer: &Value) -> impl Iterator<Item = &Value> {
+    answer["past"].as_array().into_iter().flatten()
+}
+
+/// A line above what is told of a task that is gone.
+fn retired(answer: &Value) {
+    let task = &answer["task"];
+    if answer["retired"] == true {
+        line(&format!(
+            "A task that was: {}, submitted {}, ended {}.",
+            text(task, "stage"),
+            text(task, "created_at"),
+            text(task, "finished_at")
+        ));
     }
 }
 

@@ -191,6 +191,7 @@ fn events() -> Vec<(&'static str, Event)> {
             RetireV1 {
                 finished_up_to: Time(1),
                 dead_up_to: Time(2),
+                history_up_to: Time(3),
                 max: 4_096,
             }
             .into(),

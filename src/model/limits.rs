@@ -44,6 +44,9 @@ pub const TRIGGER_MAX: u32 = 8_192;
 pub const ASSIGN_MAX: usize = 8_192;
 /// Most finished tasks one `Retire` drops, for the same reason.
 pub const RETIRE_MAX: u32 = 4_096;
+/// Former tasks of one id whose histories one answer tells, the newest first: an id that is used
+/// again every minute would fill it without bound.
+pub const PAST_SHOWN_MAX: usize = 16;
 /// Events in one log entry at most: bounds the time one fold holds the state.
 pub const BATCH_EVENTS_MAX: usize = 1_024;
 /// Bytes in one log entry at most, unless a single event is larger.

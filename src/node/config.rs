@@ -45,6 +45,8 @@ impl Config {
             retention: Retention {
                 finished: settings.retention.done,
                 dead: settings.retention.dead,
+                history: settings.history.retention,
+                history_bytes: settings.history.max_bytes,
             },
             cadence: Cadence {
                 entries: settings.raft.snapshot_entries,

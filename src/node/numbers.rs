@@ -11,6 +11,8 @@ pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&Acces
     let log = cluster.log_status();
     let commits = cluster.commits();
     let (tasks, apply_index) = cluster.state().read(|s| (s.stats(None), s.applied()));
+    // A store that cannot be read says so to whoever needs it.
+    let past = cluster.state().read(|s| s.past_size()).unwrap_or_default();
     let buckets: Vec<(f64, u64)> = COMMIT_BOUNDS.into_iter().zip(commits.buckets).collect();
     Numbers {
         lateness: parted(&attempts.lateness),
@@ -30,6 +32,8 @@ pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&Acces
         scrub_findings: cluster.scrubbed().findings,
         scrub_bytes: cluster.scrubbed().bytes,
         scrub_age_seconds: cluster.scrub_age().as_secs(),
+        history_tasks: past.tasks,
+        history_bytes: past.bytes,
         access_lines_dropped: access.map_or(0, |log| log.dropped() as u64),
     }
 }

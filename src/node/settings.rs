@@ -29,6 +29,7 @@ pub struct Settings {
     pub scrub: Scrub,
     pub callbacks: Callbacks,
     pub retention: Retention,
+    pub history: History,
     pub compat: Compat,
     pub access_log: AccessLog,
     pub telemetry: Telemetry,
@@ -144,6 +145,13 @@ pub struct Retention {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub struct History {
+    pub retention: Span,
+    pub max_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct AccessLog {
     pub dir: Option<PathBuf>,
     pub keep_days: u32,
@@ -190,6 +198,7 @@ impl Default for Settings {
             scrub: Scrub::default(),
             callbacks: Callbacks::default(),
             retention: Retention::default(),
+            history: History::default(),
             compat: Compat::default(),
             access_log: AccessLog::default(),
             telemetry: Telemetry::default(),
@@ -258,6 +267,15 @@ impl Default for Retention {
         Retention {
             done: Span::days(7),
             dead: Span::days(30),
+        }
+    }
+}
+
+impl Default for History {
+    fn default() -> History {
+        History {
+            retention: Span::days(7),
+            max_bytes: 1 << 30,
         }
     }
 }

@@ -211,6 +211,18 @@ pub const KEYS: &[Key] = &[
         "how long dead tasks are kept",
     ),
     key(
+        "history.retention",
+        Kind::Span,
+        "",
+        "how long after its end the events of a task stay readable when the task itself is gone; `0`: they go with it",
+    ),
+    key(
+        "history.max_bytes",
+        Kind::Number,
+        "",
+        "or until the events of tasks that are gone take so many bytes of a node's store; the oldest go first",
+    ),
+    key(
         "compat.status",
         Kind::Text,
         "",

@@ -13,7 +13,7 @@ use super::view::SKEW_MAX_US;
 use super::wire::{self, Release, Verdict};
 use crate::model::limits::{ASSIGN_MAX, RETIRE_MAX, TRIGGER_MAX};
 use crate::model::{Assign, Event, NodeId, Outcome, Retire, Shard, Span, Time, Trigger};
-use crate::state::{Ownership, State};
+use crate::state::{Ownership, State, past_surplus};
 use openraft::async_runtime::WatchReceiver;
 
 /// How often finished tasks are looked for that are old enough to leave.
@@ -57,6 +57,7 @@ async fn lead(inner: &Inner, raft: &Raft, term: u64) {
         return;
     }
     let mut lead = Lead::default();
+    let mut surplus = Surplus::default();
     let mut retire_at = inner.clock.steady();
     while leads(raft, term) {
         if inner.skewed.load(Ordering::SeqCst) {
@@ -64,7 +65,7 @@ async fn lead(inner: &Inner, raft: &Raft, term: u64) {
             return;
         }
         if inner.clock.steady() >= retire_at {
-            retire(inner).await;
+            retire(inner, &mut surplus).await;
             retire_at = inner.clock.steady() + RETIRE_EVERY;
         }
         trigger(inner, &mut lead).await;
@@ -294,17 +295,50 @@ async fn trigger(inner: &Inner, lead: &mut Lead) {
     }
 }
 
+/// Up to where histories must leave because they take too much, as of a checkpoint: nothing of it
+/// changes until the next one.
+#[derive(Default)]
+struct Surplus {
+    checkpoint: u64,
+    up_to: Time,
+}
+
+impl Surplus {
+    /// Looks at this node's own store; the others hold the same, but for what their checkpoints
+    /// have not moved yet.
+    async fn up_to(&mut self, inner: &Inner) -> Time {
+        let max = inner.retention.history_bytes;
+        let checkpoint = inner.checkpoint.load(Ordering::Relaxed);
+        let size = inner.must(inner.state.read(|state| state.past_size()));
+        if size.bytes <= max || self.checkpoint == checkpoint {
+            return self.up_to;
+        }
+        let image = inner.must(inner.state.read(|state| state.image()));
+        let looked = tokio::task::spawn_blocking(move || match image {
+            Some((image, ..)) => past_surplus(&*image, max),
+            None => Ok(None),
+        });
+        if let Ok(found) = looked.await {
+            self.checkpoint = checkpoint;
+            self.up_to = inner.must(found).unwrap_or(self.up_to);
+        }
+        self.up_to
+    }
+}
+
 /// Drops what has been kept long enough, in pieces.
-async fn retire(inner: &Inner) {
+async fn retire(inner: &Inner, surplus: &mut Surplus) {
+    let by_size = surplus.up_to(inner).await;
     let now = inner.clock.wall();
     let before = |kept: Span| Time(now.0.saturating_sub(kept.0));
     let event = Retire {
         finished_up_to: before(inner.retention.finished),
         dead_up_to: before(inner.retention.dead),
+        history_up_to: before(inner.retention.history).max(by_size),
         max: RETIRE_MAX,
     };
     let pending = || {
-        let due = |s: &State| s.has_retirable(event.finished_up_to, event.dead_up_to);
+        let due = |s: &State| s.has_retirable(&event);
         inner.must(inner.state.read(due))
     };
     while pending() {

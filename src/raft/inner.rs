@@ -23,11 +23,15 @@ use crate::model::limits::HASHES_KEPT;
 use crate::model::{Boot, Clock, NodeId, Span};
 use crate::state::{Shared, StoreFault};
 
-/// How long finished tasks are kept.
+/// How long finished tasks are kept, and their histories after them.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
     pub finished: Span,
     pub dead: Span,
+    /// After the end of the task; zero: its history leaves with it.
+    pub history: Span,
+    /// What histories of retired tasks may take in the store; the oldest give way.
+    pub history_bytes: u64,
 }
 
 /// One node's part in the cluster, shared by its tasks.

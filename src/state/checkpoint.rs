@@ -117,9 +117,10 @@ impl State {
         self.table.store.scrub()
     }
 
-    /// Records changed since the last checkpoint.
+    /// What a checkpoint would write: records changed since the last one, and histories to remove.
     pub fn dirty(&self) -> usize {
-        self.table.dirty.cells.len() + self.table.dirty.marks.len()
+        let dirty = &self.table.dirty;
+        dirty.cells.len() + dirty.marks.len() + usize::from(self.past_leaves())
     }
 
     /// Records and ids in memory that only the next checkpoint lets go of: changed, or read.
@@ -166,6 +167,14 @@ impl State {
                 rows,
             };
             layer.cells.insert(record.task.seq, cell);
+        }
+        for (past, rows) in self.all_past() {
+            let cell = super::Cell {
+                rows,
+                ..super::Cell::default()
+            };
+            layer.cells.insert(past.place().1, cell);
+            layer.add_past(past);
         }
         store
             .writer()

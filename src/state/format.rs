@@ -1,4 +1,4 @@
-//! Snapshot format 1 is frozen too, and damage to it is found: I-28.
+//! Snapshot format 3 is frozen too, and damage to it is found: I-28.
 
 use proptest::prelude::*;
 
@@ -7,9 +7,13 @@ use super::{MemoryStore, Record, State};
 use crate::model::format::assert_frozen;
 use crate::model::*;
 
-/// A small state with a task in every stage and a mark.
+/// A small state with a task in every stage, a mark, and two tasks that were.
 fn small() -> Desk {
     let mut desk = Desk::new();
+    for stage in [Stage::Cancelled, Stage::Dead] {
+        desk.bring("former", stage);
+        desk.fold(retire(99_000, 99_000, 10));
+    }
     for stage in Stage::ALL.into_iter().rev() {
         desk.bring(stage.name(), stage);
     }
@@ -42,7 +46,7 @@ fn records_and_snapshots_are_encoded_as_they_always_were() {
         .find(|r| r.task.stage == Stage::Retrying)
         .unwrap();
     let samples = [("record", encode(retrying)), ("snapshot", snapshot(&desk))];
-    assert_frozen("state/fixtures/snapshot-2.hex", &samples);
+    assert_frozen("state/fixtures/snapshot-3.hex", &samples);
 }
 
 #[test]
@@ -74,15 +78,45 @@ fn records_that_are_not_those_of_the_hash_are_refused() {
     let mut fewer = small();
     fewer.fold(retire(99_000, 99_000, 10));
     let (bytes, other) = (snapshot(&desk), snapshot(&fewer));
-    let [header, _, marks, end] = frames(&bytes)[..] else {
+    let [header, whole, marks, past, end] = frames(&bytes)[..] else {
+        panic!("five frames")
+    };
+    // The mark has left, too.
+    let [_, records, more, _] = frames(&other)[..] else {
         panic!("four frames")
     };
-    let [_, records, ..] = frames(&other)[..] else {
-        panic!("four frames")
+    let mixed = |frames: [(u8, &[u8]); 5]| {
+        let bytes = [&bytes[..5], &frames.map(framed).concat()].concat();
+        restore(&bytes).map(drop)
     };
-    let frames = [header, records, marks, end].map(framed).concat();
-    let mixed = [&bytes[..5], &frames].concat();
-    assert!(restore(&mixed).is_err_and(|e| e.contains("missing")));
+    assert_eq!(mixed([header, whole, marks, past, end]), Ok(()));
+    let missing = |e: String| e.contains("missing");
+    assert!(mixed([header, records, marks, past, end]).is_err_and(missing));
+    assert!(mixed([header, whole, marks, more, end]).is_err_and(missing));
+}
+
+#[test]
+fn a_past_task_that_is_not_what_the_fold_wrote_is_refused() {
+    let desk = small();
+    let bytes = snapshot(&desk);
+    let [_, _, _, (kind, past), _] = frames(&bytes)[..] else {
+        panic!("five frames")
+    };
+    let ((former, rows), used): (super::past::Block, usize) = decode_first(past).unwrap();
+    for bend in [
+        |rows: &mut Vec<Row>| drop(rows.pop()),
+        |rows: &mut Vec<Row>| rows.swap(0, 1),
+        |rows: &mut Vec<Row>| rows[1].at = Time(5),
+    ] {
+        let mut bent = rows.clone();
+        bend(&mut bent);
+        let body = [&encode(&(former.clone(), bent))[..], &past[used..]].concat();
+        let mut frames = frames(&bytes);
+        frames[3] = (kind, &body);
+        let frames: Vec<u8> = frames.into_iter().flat_map(framed).collect();
+        let refused = restore(&[&bytes[..5], &frames].concat());
+        assert!(refused.is_err_and(|e| e.contains("past task")));
+    }
 }
 
 /// The frames of a snapshot: kind and body.
@@ -113,9 +147,9 @@ proptest! {
     #[test]
     fn random_bytes_are_refused_calmly(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(restore(&bytes).is_err());
-        let begun = [b"HSNP\x01", &bytes[..]].concat();
+        let begun = [b"HSNP\x03", &bytes[..]].concat();
         prop_assert!(restore(&begun).is_err());
-        let header = [&b"HSNP\x01"[..], &framed((1, &bytes))].concat();
+        let header = [&b"HSNP\x03"[..], &framed((1, &bytes))].concat();
         prop_assert!(restore(&header).is_err());
     }
 
@@ -130,7 +164,7 @@ proptest! {
     /// Damage that happened before the checksum was made: calmly refused, or harmless.
     #[test]
     fn damage_under_a_good_checksum_never_panics(
-        which in 0usize..3, place: prop::sample::Index, bit in 0u8..8,
+        which in 0usize..5, place: prop::sample::Index, bit in 0u8..8,
     ) {
         let whole = snapshot(&small());
         let mut bytes = whole[..5].to_vec();

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::label::{Label, labels};
+use super::past::Past;
 use super::record::Record;
 use super::{Class, Mark};
 use crate::model::{Key, Row, Seq, Stage, Task, Time};
@@ -54,7 +55,8 @@ pub struct Cell {
     pub was: Option<Place>,
     /// As it is now; `None`: it was dropped.
     pub now: Option<Box<Record>>,
-    /// The rows written in this generation, the newest last.
+    /// The rows written in this generation, the newest last. Those of a dropped task are here
+    /// only if its history stays.
     pub rows: Vec<Row>,
 }
 
@@ -68,6 +70,10 @@ pub struct Layer {
     pub(crate) labels: BTreeMap<(Label, Key), Option<Seq>>,
     /// Completions without a task: kept (`Some`) or dropped (`None`).
     pub(crate) marks: BTreeMap<Key, Option<Mark>>,
+    /// Dropped tasks whose history stays, by the instant at which they finished.
+    pub past: BTreeMap<(Time, Seq), Past>,
+    /// That instant by id.
+    pub past_ids: BTreeMap<(Key, Seq), Time>,
     /// Tasks that became final, by class. An entry counts only while its record agrees.
     pub(crate) finished: [BTreeSet<(Time, Seq)>; 2],
     /// Waiting tasks beyond the horizon. An entry counts only while its record agrees.
@@ -127,6 +133,14 @@ impl Layer {
             .take(max)
             .map(|((_, key), seq)| (key.clone(), *seq))
             .collect()
+    }
+
+    /// Takes in what stays of a dropped task.
+    pub(crate) fn add_past(&mut self, past: Past) {
+        let place = past.place();
+        self.past_ids
+            .insert((past.task.key.clone(), place.1), place.0);
+        self.past.insert(place, past);
     }
 }
 

@@ -10,7 +10,7 @@
 //!                                         │
 //!              tasks.rs   submit, cancel, change, run, complete
 //!              attempts.rs trigger, started, accepted, done, failed, deadlines
-//!              owners.rs  assign          retention.rs  retire      progress.rs  how far
+//!              owners.rs  assign   retention.rs  retire, past.rs  what stays   progress.rs  how far
 //! ```
 //!
 //! Everything goes through `table::Table`, the one place where a record changes: it keeps the
@@ -24,6 +24,7 @@ mod hash;
 mod label;
 mod layer;
 mod owners;
+mod past;
 mod progress;
 mod queue;
 mod read;
@@ -56,6 +57,7 @@ pub use checkpoint::{Checkpoint, Imaged};
 pub use hash::StateHash;
 pub use label::Label;
 pub use layer::{Cell, Layer, Minute, Place};
+pub use past::{History, Past, PastSize, past_surplus, walk_histories};
 pub use progress::Committed;
 pub use read::{Dispatch, Filter, Page};
 pub use record::Record;
@@ -107,6 +109,8 @@ pub(crate) struct Core {
     progress: Vec<Progress>,
     /// Retired so far: done and cancelled, dead.
     floors: [Time; 2],
+    /// Histories of retired tasks that finished up to here are gone.
+    history_floor: Time,
 }
 
 impl Default for Core {
@@ -120,6 +124,7 @@ impl Default for Core {
             shards: vec![Ownership::default(); usize::from(SHARDS_DEFAULT)],
             progress: vec![Progress::default(); usize::from(SHARDS_DEFAULT)],
             floors: [Time(0); 2],
+            history_floor: Time(0),
         }
     }
 }

@@ -119,12 +119,17 @@ impl Record {
     /// A history of which rows gave way cannot be retraced: there the checksums of disk and frame
     /// are the only guard of its rows.
     pub(crate) fn is_intact(&self, rows: &[Row]) -> bool {
-        let retraced = || rows.iter().fold(0, link);
         self.hash == self.own_hash()
             && self.spec_hash == xxhash_rust::xxh3::xxh3_64(&self.task.spec)
-            && (rows.len() >= HISTORY_ROWS_MAX
-                || (self.chain == retraced() && self.rows as usize == rows.len()))
+            && is_retraced(self.rows, self.chain, rows)
     }
+}
+
+/// Whether rows are as many as were written, and come to their running hash; taken for granted of
+/// a history of which rows gave way.
+pub(crate) fn is_retraced(written: u32, chain: u64, rows: &[Row]) -> bool {
+    rows.len() >= HISTORY_ROWS_MAX
+        || (written as usize == rows.len() && chain == rows.iter().fold(0, link))
 }
 
 /// Keeps a history within its bound: the oldest after the first give way, because how a task

@@ -9,6 +9,9 @@ impl State {
     /// rises only as far as was dropped, so that "more" means the same on every replica.
     pub(super) fn retire(&mut self, event: &Retire) -> Outcome {
         let max = event.max.min(RETIRE_MAX) as usize;
+        // First, so that what leaves with its history leaves nothing behind.
+        let floor = self.core.history_floor.max(event.history_up_to);
+        self.core.history_floor = floor;
         let mut count = 0;
         let mut more = false;
         for (class, until) in [
@@ -19,7 +22,7 @@ impl State {
             count += seqs.len();
             more |= rest;
             for seq in seqs {
-                self.table.retire(seq);
+                self.table.retire(seq, floor);
             }
             if !rest {
                 let floor = &mut self.core.floors[class as usize];
@@ -41,22 +44,25 @@ impl State {
         (keys.len(), more)
     }
 
-    /// Whether anything finished has grown older than these instants.
+    /// Whether anything finished, or the history of what has left, has grown older than the
+    /// instants that an event names.
     ///
     /// # Errors
     /// The store cannot be read; the node must stop.
-    pub fn has_retirable(
-        &self,
-        finished_up_to: Time,
-        dead_up_to: Time,
-    ) -> Result<bool, StoreFault> {
-        for (class, until) in [(Class::Finished, finished_up_to), (Class::Dead, dead_up_to)] {
+    pub fn has_retirable(&self, event: &Retire) -> Result<bool, StoreFault> {
+        for (class, until) in [
+            (Class::Finished, event.finished_up_to),
+            (Class::Dead, event.dead_up_to),
+        ] {
             if !self.table.finished(class, until, 1).0.is_empty()
                 || self.table.may_leave(class, until)?
             {
                 return Ok(true);
             }
         }
-        self.table.may_drop_marks(finished_up_to)
+        let floor = self.core.history_floor;
+        let first = self.table.first_past(floor)?;
+        Ok(first.is_some_and(|at| at <= event.history_up_to)
+            || self.table.may_drop_marks(event.finished_up_to)?)
     }
 }

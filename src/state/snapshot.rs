@@ -1,7 +1,8 @@
 //! The state as bytes: what a lagging node is sent.
 //!
 //! ```text
-//! "HSNP" | format u8 = 2 | header frame | record frames, in order of seq | mark frames | end frame
+//! "HSNP" | format u8 = 3 | header frame | record frames, in order of seq | mark frames
+//!        | frames of past tasks, in order of finishing | end frame
 //! frame: kind u8 | length u32 | crc32c u32 | body
 //! ```
 //!
@@ -15,16 +16,18 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use super::layer::{Cell, Layer};
+use super::past::{Block, walk_past};
 use super::record::Record;
 use super::store::{Image, Saved, Store};
 use super::{Mark, State, StateHash, StoreFault};
-use crate::model::{Key, Row, Seq, decode, decode_first, encode};
+use crate::model::{Key, Row, Seq, Time, decode, decode_first, encode};
 
-const MAGIC: &[u8; 5] = b"HSNP\x02";
+const MAGIC: &[u8; 5] = b"HSNP\x03";
 const HEADER: u8 = 1;
 const RECORDS: u8 = 2;
 const END: u8 = 3;
 const MARKS: u8 = 4;
+const PAST: u8 = 5;
 /// Records are gathered until a frame has so many bytes.
 const FRAME_BYTES: usize = 256 << 10;
 /// No frame is larger: a task has at most 1 MiB, its history some more.
@@ -47,6 +50,7 @@ pub enum SnapshotError {
 struct End {
     records: u64,
     marks: u64,
+    past: u64,
 }
 
 /// Writes a store's image as a snapshot.
@@ -83,14 +87,37 @@ pub fn write_snapshot(image: &dyn Image, writer: &mut dyn Write) -> Result<(), S
             &piece.iter().flat_map(encode).collect::<Vec<u8>>(),
         )?;
     }
+    let past = write_past(image, saved.core.history_floor, writer)?;
     write_frame(
         writer,
         END,
         &encode(&End {
             records,
             marks: marks.len() as u64,
+            past,
         }),
     )
+}
+
+/// The past, as far as it can be read: what a checkpoint has not removed yet is not sent.
+fn write_past(
+    image: &dyn Image,
+    floor: Time,
+    writer: &mut dyn Write,
+) -> Result<u64, SnapshotError> {
+    let (mut body, mut past) = (Vec::new(), 0);
+    walk_past(image, floor, |block| {
+        body.extend_from_slice(&encode(&block));
+        past += 1;
+        match body.len() >= FRAME_BYTES {
+            true => write_frame(writer, PAST, &std::mem::take(&mut body)),
+            false => Ok(()),
+        }
+    })?;
+    if !body.is_empty() {
+        write_frame(writer, PAST, &body)?;
+    }
+    Ok(past)
 }
 
 /// Reads a snapshot into an empty store.
@@ -100,6 +127,7 @@ struct Reading {
     layer: Layer,
     records: u64,
     marks: u64,
+    past: u64,
     hash: StateHash,
     counts: BTreeMap<Arc<str>, [u64; 8]>,
 }
@@ -121,6 +149,7 @@ impl State {
             layer: Layer::default(),
             records: 0,
             marks: 0,
+            past: 0,
             hash: StateHash::ZERO,
             counts: BTreeMap::new(),
         };
@@ -129,6 +158,7 @@ impl State {
             match kind {
                 RECORDS => reading.take_records(&body)?,
                 MARKS => reading.take_marks(&body)?,
+                PAST => reading.take_past(&body)?,
                 END => {
                     reading.check(&decode(&body).map_err(|e| damaged(&e.to_string()))?)?;
                     break;
@@ -184,8 +214,30 @@ impl Reading {
         Ok(())
     }
 
+    fn take_past(&mut self, mut body: &[u8]) -> Result<(), SnapshotError> {
+        while !body.is_empty() {
+            let read = decode_first(body).map_err(|e| damaged(&e.to_string()))?;
+            let ((past, rows), used): (Block, usize) = read;
+            if !past.is_intact(&rows) {
+                return Err(damaged("a past task does not match its hash"));
+            }
+            body = &body[used..];
+            self.past += 1;
+            let cell = Cell {
+                rows,
+                ..Cell::default()
+            };
+            self.layer.cells.insert(past.place().1, cell);
+            self.layer.add_past(past);
+            if self.layer.cells.len() >= PIECE * 16 {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self, end: &End) -> Result<(), SnapshotError> {
-        if (end.records, end.marks) != (self.records, self.marks) {
+        if (end.records, end.marks, end.past) != (self.records, self.marks, self.past) {
             return Err(damaged("records are missing"));
         }
         if self.hash != self.saved.hash || self.counts != self.saved.counts {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::hash::StateHash;
 use super::layer::{Cell, Layer, Minute, Place, expires, has_deadline, minute, waits};
+use super::past::Past;
 use super::queue::{Queue, Sign};
 use super::record::{NewRow, Record};
 use super::store::Store;
@@ -238,20 +239,25 @@ impl Table {
         self.dirty.cells.insert(seq, cell);
     }
 
-    /// Drops a task for good.
-    pub(crate) fn retire(&mut self, seq: Seq) {
+    /// Drops a task for good. Its history stays when it finished after the floor.
+    pub(crate) fn retire(&mut self, seq: Seq, history_floor: Time) {
         let Some(cell) = self.take(seq) else { return };
         let Some(record) = cell.now else { return };
         self.unindex(&record.task);
         self.hash.remove(record.hash);
         self.count(&record.task, false);
         self.dirty.delist(&record.task);
+        let mut rows = Vec::new();
+        if record.task.at > history_floor {
+            self.dirty.add_past(Past::of(*record));
+            rows = cell.rows;
+        }
         self.dirty.cells.insert(
             seq,
             Cell {
                 was: cell.was,
                 now: None,
-                rows: Vec::new(),
+                rows,
             },
         );
     }

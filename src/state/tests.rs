@@ -8,7 +8,7 @@ mod bounds;
 mod cancel;
 mod change;
 mod complete;
-
+mod history;
 mod owners;
 mod read;
 mod retention;
@@ -317,6 +317,7 @@ pub(super) fn retire(finished_up_to: u64, dead_up_to: u64, max: u32) -> Retire {
     Retire {
         finished_up_to: Time(finished_up_to),
         dead_up_to: Time(dead_up_to),
+        history_up_to: Time(0),
         max,
     }
 }

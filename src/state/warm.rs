@@ -260,7 +260,9 @@ impl Table {
         self.loading = None;
         let mut old: Vec<Arc<Layer>> = self.settled.take().into_iter().collect();
         match self.frozen.take() {
-            Some(layer) if layer.cells.len() <= SETTLED_MAX => self.settled = Some(layer),
+            Some(layer) if layer.cells.len() + layer.past.len() <= SETTLED_MAX => {
+                self.settled = Some(layer);
+            }
             layer => old.extend(layer),
         }
         Ok(old)

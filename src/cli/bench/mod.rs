@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The floors are `disk` (f), `answer` (H, Hb), `calls` (X), `jitter` (j), `fold` (A, W); the
-//! scenarios are `submit` (S1), `batch` (S2), `lateness` (S4), `growth` (S6), `memory` (S7) and
-//! `recover` (S8).
+//! scenarios are `submit` (S1), `batch` (S2), `lateness` (S4), `growth` (S6), `memory` (S7),
+//! `recover` (S8) and `plateau` (S11).
 
 mod answer;
 mod batch;
@@ -26,6 +26,7 @@ mod lateness;
 mod load;
 mod pace;
 mod pending;
+mod plateau;
 mod progress;
 mod recover;
 mod report;
@@ -42,6 +43,7 @@ use std::time::Duration;
 
 use super::dev::Folder;
 use super::output::{line, say};
+use crate::model::Span;
 use progress::Progress;
 use report::Report;
 
@@ -83,7 +85,7 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
     /// Requests a second of open loops. By default half of what the closed loop came to for
-    /// `submit`, and 2000 for `lateness`.
+    /// `submit`, and 2000 for `lateness` and `plateau`.
     #[arg(long, value_delimiter = ',', value_parser = rate)]
     pub rate: Vec<f64>,
     /// Tasks in a batch.
@@ -93,6 +95,15 @@ pub struct BenchArgs {
     /// after the other, for `growth`, `memory` and `recover`.
     #[arg(long)]
     pub pending: Option<u64>,
+    /// How long `plateau` takes.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub minutes: u32,
+    /// How long the tasks of `plateau` are kept, …
+    #[arg(long, value_name = "DURATION", default_value = plateau::RETENTION, value_parser = Span::parse)]
+    pub retention: Span,
+    /// … and their histories, from the same end.
+    #[arg(long, value_name = "DURATION", default_value = plateau::HISTORY, value_parser = Span::parse)]
+    pub history: Span,
     /// Write the figures to this file, too, as JSON.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -118,6 +129,8 @@ pub enum What {
     Memory,
     /// S8: one node is killed under load, and is back.
     Recover,
+    /// S11: log, store, history and memory level off while tasks come and go.
+    Plateau,
     /// Serves the floor H; the bench starts it.
     #[value(hide = true)]
     Answer,
@@ -156,6 +169,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             What::Growth => pending::run(&mut bench, pending::What::Growth)?,
             What::Memory => pending::run(&mut bench, pending::What::Memory)?,
             What::Recover => recover::run(&mut bench)?,
+            What::Plateau => plateau::run(&mut bench)?,
             What::Answer => {}
         }
     }

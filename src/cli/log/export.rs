@@ -4,14 +4,12 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{Stopped, walk};
-use crate::cli::output::line;
+use crate::api::events_told;
+use crate::cli::output::{line, say};
 use crate::log::{Entry, Kind, LogStore};
-use crate::model::{Batch, Key, Row};
+use crate::model::Batch;
 use crate::raft::membership;
-use crate::state::{RedbStore, Store};
-
-/// Tasks read at once.
-const PIECE: usize = 1_024;
+use crate::state::{History, RedbStore, Store, walk_histories};
 
 /// Prints the entries `from..end`.
 pub(super) fn log(log: &LogStore, from: u64, end: u64) -> Result<()> {
@@ -48,7 +46,8 @@ fn lines(entry: &Entry) -> Result<Vec<String>> {
     batch.events.iter().map(event).collect()
 }
 
-/// Prints every task that the store holds, with what happened to it up to the checkpoint.
+/// Prints what happened to every task that the store tells of, retired ones included: one event a
+/// line, as of the store's last checkpoint.
 pub(super) fn history(node: &Stopped) -> Result<()> {
     let path = node.store();
     if !path.exists() {
@@ -57,37 +56,24 @@ pub(super) fn history(node: &Stopped) -> Result<()> {
             node.dir.display()
         );
     }
-    let store = RedbStore::open(&path)?;
-    let image = store.image()?;
-    let mut after = None;
-    loop {
-        let tasks = image.records_after(after, PIECE)?;
-        let Some((last, _)) = tasks.last() else {
-            return Ok(());
-        };
-        after = Some(last.task.seq);
-        for (record, rows) in &tasks {
-            let task = &record.task;
-            line(&told(&task.key, task.stage.name(), rows).to_string());
+    let image = RedbStore::open(&path)?.image()?;
+    let told = walk_histories(&*image, |history: History| {
+        let task = &history.task;
+        for event in events_told(&history.rows) {
+            let mut shown = json!({
+                "app": task.key.app, "id": task.key.id, "task": task.seq.0,
+                "stage": task.stage.name(), "retired": history.retired,
+            });
+            shown["event"] = serde_json::to_value(event)?;
+            line(&shown.to_string());
         }
+        Ok::<(), anyhow::Error>(())
+    })?;
+    match told {
+        Some(index) => say(&format!(
+            "up to log index {index}; the log holds what followed"
+        )),
+        None => say("there is no checkpoint yet: the log holds everything"),
     }
-}
-
-fn told(key: &Key, stage: &str, rows: &[Row]) -> Value {
-    let row = |row: &Row| {
-        json!({
-            "index": row.index,
-            "at": row.at,
-            "kind": row.kind.name(),
-            "attempt": row.fence.attempt,
-            "fence": row.fence.number(),
-            "node": row.node,
-            "until": row.until,
-            "error": row.error,
-            "by": row.by.as_ref().map(|by| by.to_string()),
-            "end": row.end,
-        })
-    };
-    let history: Vec<Value> = rows.iter().map(row).collect();
-    json!({ "app": key.app, "id": key.id, "stage": stage, "history": history })
+    Ok(())
 }

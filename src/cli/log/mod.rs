@@ -31,7 +31,8 @@ enum Verb {
     Export {
         #[command(flatten)]
         of: Directory,
-        /// Print the tasks of the checkpoint with their histories instead, one a line.
+        /// In their place, what happened to each task that the store tells of, retired ones
+        /// included: one event a line, as of the store's last checkpoint.
         #[arg(long, conflicts_with_all = ["from", "to"])]
         history: bool,
         /// The first log index.

@@ -58,10 +58,11 @@ pub(super) fn verify(node: &Stopped) -> Vec<String> {
 
 fn told(checked: &Verified) {
     say(&format!(
-        "store: {} tasks, {} rows of history, {} marks at log index {}",
+        "store: {} tasks, {} rows of history, {} marks, {} retired tasks at log index {}",
         checked.tasks,
         checked.history,
         checked.marks,
+        checked.past,
         checked.index.unwrap_or(0)
     ));
 }

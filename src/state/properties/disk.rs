@@ -313,7 +313,13 @@ fn served(store: &RedbStore) -> Vec<Option<String>> {
         tell(store.marks_until(end, all)),
         tell(store.image().and_then(|image| image.marks())),
         tell(store.far_minute(0)),
+        tell(store.past_size()),
+        tell(store.image().and_then(|image| image.past_after(None, all))),
     ];
+    for (app, id) in [("shop", 'a'), ("bank", 'b'), ("shop", 'c'), ("bank", 'd')] {
+        let key = crate::model::Key::new(app, &id.to_string()).unwrap();
+        told.push(tell(store.past(&key, Time(0), all)));
+    }
     for class in [super::super::Class::Finished, super::super::Class::Dead] {
         told.push(tell(store.finished(class, None, end, all)));
     }

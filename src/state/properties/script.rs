@@ -11,6 +11,9 @@ use crate::model::*;
 /// Back-off of every task in these scripts.
 pub(super) const BACKOFF: u64 = 200;
 
+/// So many ids are used.
+const KEYS: u8 = 12;
+
 /// One wish. Small numbers pick keys and attempts among those that exist.
 #[derive(Clone, Debug)]
 pub(super) enum Wish {
@@ -60,6 +63,8 @@ pub(super) enum Wish {
     },
     Retire {
         age: u64,
+        /// How old histories may become.
+        history: u64,
         max: u32,
     },
 }
@@ -73,7 +78,7 @@ pub(super) struct Step {
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
-    let key = 0u8..12;
+    let key = 0..KEYS;
     let due = || prop_oneof![4 => -500i64..3_000, 1 => Just(0), 1 => 0i64..20];
     prop_oneof![
         8 => (key.clone(), due(), 0u8..6).prop_map(|(key, due, how)| Wish::Submit { key, due, how }),
@@ -88,7 +93,8 @@ fn wish() -> impl Strategy<Value = Wish> {
             .prop_map(|(pick, what, delay)| Wish::Report { pick, what, delay }),
         2 => (any::<u16>(), 0u8..10).prop_map(|(pick, what)| Wish::Late { pick, what }),
         1 => (1u64..4, any::<u8>()).prop_map(|(node, part)| Wish::Assign { node, part }),
-        1 => (0u64..40_000, 0u32..4).prop_map(|(age, max)| Wish::Retire { age, max }),
+        2 => (0u64..40_000, 0u64..80_000, 0u32..4)
+            .prop_map(|(age, history, max)| Wish::Retire { age, history, max }),
     ]
 }
 
@@ -122,6 +128,11 @@ pub(super) fn attempts_of(key: &Key) -> u32 {
 fn key(n: u8) -> Key {
     let id = char::from(b'a' + n / 2).to_string();
     Key::new(["shop", "bank"][usize::from(n % 2)], &id).unwrap()
+}
+
+/// Every id of these scripts.
+pub(super) fn keys() -> impl Iterator<Item = Key> {
+    (0..KEYS).map(key)
 }
 
 fn spec(key: &Key, how: u8) -> Spec {
@@ -232,8 +243,10 @@ impl Writer {
             Wish::Report { pick, what, delay } => self.report(&self.open(pick)?, what, delay),
             Wish::Late { pick, what } => self.report(&self.late(pick)?, what, 0),
             Wish::Assign { node, part } => self.assign(node, part),
-            Wish::Retire { age, max } => {
-                tests::retire(self.now.saturating_sub(age), self.now / 2, max).into()
+            Wish::Retire { age, history, max } => {
+                let mut event = tests::retire(self.now.saturating_sub(age), self.now / 2, max);
+                event.history_up_to = Time(self.now.saturating_sub(history));
+                event.into()
             }
         })
     }
@@ -346,12 +359,14 @@ pub(super) struct Coverage {
     kinds: BTreeSet<u16>,
     answers: BTreeMap<&'static str, u32>,
     rows: BTreeSet<RowKind>,
+    retired: u32,
 }
 
 impl Coverage {
     pub(super) fn add(&mut self, writer: &Writer) {
         self.stages.extend(&writer.watcher.stages);
         self.rows.extend(&writer.watcher.rows);
+        self.retired += writer.watcher.retired;
         for bytes in &writer.log {
             let batch = Batch::decode(bytes).unwrap();
             self.kinds.extend(batch.events.iter().map(Event::kind));
@@ -366,6 +381,7 @@ impl Coverage {
         assert_eq!(self.kinds.len(), Event::KINDS.len(), "{:?}", self.kinds);
         assert_eq!(self.rows.len(), 13, "{:?}", self.rows);
         assert_eq!(self.answers.len(), 15, "{:?}", self.answers);
-        println!("{:?}", self.answers);
+        assert!(self.retired > 100, "{} histories", self.retired);
+        println!("{:?}, {} past histories", self.answers, self.retired);
     }
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{Filter, State};
-use super::script::{BACKOFF, attempts_of};
+use super::super::{Filter, History, State};
+use super::script::{self, BACKOFF, attempts_of};
 use crate::model::*;
 
 /// What was seen so far.
@@ -17,6 +17,11 @@ pub(super) struct Watcher {
     /// The clock of each entry.
     clocks: Vec<Time>,
     latest: Time,
+    /// Every task that is, and those that were and can still be read, as last seen.
+    lasting: BTreeMap<Seq, History>,
+    floor: Time,
+    /// Histories of retired tasks that were looked at.
+    pub(super) retired: u32,
     pub(super) stages: BTreeSet<Stage>,
     pub(super) rows: BTreeSet<RowKind>,
     pub(super) answers: BTreeMap<&'static str, u32>,
@@ -56,8 +61,50 @@ impl Watcher {
         }
         for task in &tasks {
             self.stages.insert(task.stage);
-            self.history(&state.rows(&task.key).unwrap().unwrap().1, task);
+            let rows = state.rows(&task.key).unwrap().unwrap().1;
+            self.history(&rows, task);
+            let (task, retired) = (task.clone(), false);
+            let seen = History {
+                task,
+                rows,
+                retired,
+            };
+            self.lasting.insert(seen.task.seq, seen);
         }
+        self.past(state, batch, &tasks);
+    }
+
+    /// Whoever has gone can be read as it was last seen, until its own time is over; then nothing
+    /// is left of it.
+    fn past(&mut self, state: &State, batch: &Batch, tasks: &[Task]) {
+        for event in &batch.events {
+            if let Event::Retire(retire) = event {
+                self.floor = self.floor.max(retire.history_up_to);
+            }
+        }
+        let alive: BTreeSet<Seq> = tasks.iter().map(|task| task.seq).collect();
+        let told = script::keys().flat_map(|key| state.histories(&key).unwrap());
+        let told: BTreeMap<Seq, History> = told.map(|h| (h.task.seq, h)).collect();
+        for (seq, history) in &told {
+            assert_eq!(history.retired, !alive.contains(seq));
+            assert!(!history.retired || history.task.at > self.floor, "is gone");
+            self.retired += u32::from(history.retired);
+        }
+        let floor = self.floor;
+        if batch.events.len() == 1 {
+            self.lasting
+                .retain(|seq, seen| alive.contains(seq) || seen.task.at > floor);
+            assert!(told.keys().eq(self.lasting.keys()), "all that should be");
+            for (history, seen) in told.values().zip(self.lasting.values()) {
+                let expected = Task {
+                    spec: history.task.spec.clone(),
+                    ..seen.task.clone()
+                };
+                assert_eq!((&history.task, &history.rows), (&expected, &seen.rows));
+            }
+        }
+        // In an entry that is shared, a task may end and leave unseen.
+        self.lasting = told;
     }
 
     /// I-18, for entries in which the cancel stands alone: what is shared is judged by histories.

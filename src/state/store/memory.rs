@@ -8,7 +8,8 @@ use super::{Found, Image, Saved, Store, StoreScrub, Writer};
 use crate::model::{Key, Row, Seq, Time};
 use crate::state::label::Label;
 use crate::state::layer::{Cell, Layer, Minute, Place, minute};
-use crate::state::record::Record;
+use crate::state::past::{Block, PastSize, removed_at_once};
+use crate::state::record::{self, Record};
 use crate::state::{Class, Mark};
 
 #[derive(Clone, Default)]
@@ -20,6 +21,8 @@ struct Rows {
     open: BTreeSet<Seq>,
     finished: [BTreeSet<(Time, Seq)>; 2],
     marks: BTreeMap<Key, Mark>,
+    past: BTreeMap<(Time, Seq), Block>,
+    past_ids: BTreeMap<(Key, Seq), Time>,
     saved: Option<Saved>,
 }
 
@@ -75,14 +78,53 @@ impl Rows {
             .remove(&seq)
             .map_or_else(Vec::new, |(_, rows)| rows);
         rows.extend(cell.rows.iter().cloned());
-        super::super::record::bound(&mut rows);
+        record::bound(&mut rows);
         self.records.insert(seq, ((**record).clone(), rows));
     }
+}
+
+impl Rows {
+    /// Before the tasks are written, whose rows move.
+    fn write_past(&mut self, layer: &Layer, floor: Time) {
+        for (place, past) in &layer.past {
+            if place.0 <= floor {
+                continue;
+            }
+            let stored = self.records.get(&place.1);
+            let mut rows = stored.map_or_else(Vec::new, |(_, rows)| rows.clone());
+            let cell = layer.cells.get(&place.1);
+            rows.extend(cell.into_iter().flat_map(|cell| cell.rows.iter().cloned()));
+            record::bound(&mut rows);
+            self.past_ids
+                .insert((past.task.key.clone(), place.1), place.0);
+            self.past.insert(*place, (past.clone(), rows));
+        }
+        let old = self.past.range(..=(floor, Seq(u64::MAX)));
+        let old = old.take(removed_at_once(layer.past.len()));
+        let old: Vec<(Time, Seq)> = old.map(|(place, _)| *place).collect();
+        for place in old {
+            if let Some((past, _)) = self.past.remove(&place) {
+                self.past_ids.remove(&(past.task.key, place.1));
+            }
+        }
+    }
+
+    fn past_size(&self) -> PastSize {
+        PastSize {
+            tasks: self.past.len() as u64,
+            bytes: self.past.values().map(block_bytes).sum(),
+        }
+    }
+}
+
+fn block_bytes(block: &Block) -> u64 {
+    crate::model::encode(block).len() as u64
 }
 
 impl Writer for MemoryStore {
     fn write(&self, layer: &Layer, saved: &Saved) -> Found<()> {
         let mut rows = self.lock();
+        rows.write_past(layer, saved.core.history_floor);
         layer
             .cells
             .iter()
@@ -196,6 +238,26 @@ impl Store for MemoryStore {
         Ok(old)
     }
 
+    fn past(&self, key: &Key, floor: Time, max: usize) -> Found<Vec<Block>> {
+        let rows = self.lock();
+        let of_key = (key.clone(), Seq(0))..=(key.clone(), Seq(u64::MAX));
+        let found = rows.past_ids.range(of_key).rev();
+        let found = found.filter(|(_, at)| **at > floor);
+        let found = found.filter_map(|((_, seq), at)| rows.past.get(&(*at, *seq)));
+        Ok(found.take(max).cloned().collect())
+    }
+
+    fn first_past(&self, after: Time) -> Found<Option<Time>> {
+        let rows = self.lock();
+        let from = Bound::Excluded((after, Seq(u64::MAX)));
+        let first = rows.past.range((from, Bound::Unbounded)).next();
+        Ok(first.map(|((at, _), _)| *at))
+    }
+
+    fn past_size(&self) -> Found<PastSize> {
+        Ok(self.lock().past_size())
+    }
+
     fn saved(&self) -> Found<Option<Saved>> {
         Ok(self.lock().saved.clone())
     }
@@ -238,5 +300,27 @@ impl Image for Rows {
             .iter()
             .map(|(key, mark)| (key.clone(), mark.clone()))
             .collect())
+    }
+
+    fn past_after(&self, after: Option<(Time, Seq)>, max: usize) -> Found<Vec<Block>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let past = self.past.range((from, Bound::Unbounded)).take(max);
+        Ok(past.map(|(_, block)| block.clone()).collect())
+    }
+
+    fn past_bytes_after(
+        &self,
+        after: Option<(Time, Seq)>,
+        max: usize,
+    ) -> Found<Vec<(Time, Seq, u64)>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let past = self.past.range((from, Bound::Unbounded)).take(max);
+        Ok(past
+            .map(|((at, seq), block)| (*at, *seq, block_bytes(block)))
+            .collect())
+    }
+
+    fn past_size(&self) -> Found<PastSize> {
+        Ok(Rows::past_size(self))
     }
 }

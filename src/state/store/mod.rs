@@ -18,6 +18,7 @@ use std::sync::Arc;
 use super::hash::StateHash;
 use super::label::Label;
 use super::layer::{Layer, Minute};
+use super::past::{Block, PastSize};
 use super::record::Record;
 use super::{Class, Core, Mark, StoreFault};
 use crate::model::{Key, Row, Seq, Time};
@@ -76,6 +77,12 @@ pub trait Store: Send {
     fn mark(&self, key: &Key) -> Found<Option<Mark>>;
     /// The first marks up to an instant, oldest first.
     fn marks_until(&self, until: Time, max: usize) -> Found<Vec<(Time, Key)>>;
+    /// Past tasks of an id that finished after an instant, the newest first.
+    fn past(&self, key: &Key, floor: Time, max: usize) -> Found<Vec<Block>>;
+    /// The first instant after another at which a past task finished.
+    fn first_past(&self, after: Time) -> Found<Option<Time>>;
+    /// How much there is of past tasks.
+    fn past_size(&self) -> Found<PastSize>;
     /// What was saved with the checkpoint; `None`: there was none.
     fn saved(&self) -> Found<Option<Saved>>;
     /// What writes a checkpoint, on whatever thread.
@@ -101,4 +108,13 @@ pub trait Image: Send {
     fn records_after(&self, after: Option<Seq>, max: usize) -> Found<Vec<(Record, Vec<Row>)>>;
     /// Every mark.
     fn marks(&self) -> Found<Vec<(Key, Mark)>>;
+    /// Past tasks after a place, in order of finishing.
+    fn past_after(&self, after: Option<(Time, Seq)>, max: usize) -> Found<Vec<Block>>;
+    /// The same places, and the bytes that each takes, without reading what lies there.
+    fn past_bytes_after(
+        &self,
+        after: Option<(Time, Seq)>,
+        max: usize,
+    ) -> Found<Vec<(Time, Seq, u64)>>;
+    fn past_size(&self) -> Found<PastSize>;
 }

@@ -23,6 +23,7 @@ use crate::log::{Blocks, Held, Watched, caught};
 use crate::model::{Key, Row, Seq, Time};
 use crate::state::label::Label;
 use crate::state::layer::{MINUTE_MS, Minute};
+use crate::state::past::{Block, PastSize};
 use crate::state::record::Record;
 use crate::state::{Class, Mark, StoreFault};
 
@@ -239,6 +240,8 @@ fn make_tables(db: &Database) -> Result<(), redb::Error> {
     txn.open_table(HISTORY)?;
     txn.open_table(MARKS)?;
     txn.open_table(MARKS_BY_TIME)?;
+    txn.open_table(PAST)?;
+    txn.open_table(PAST_IDS)?;
     txn.open_table(META)?;
     Ok(txn.commit()?)
 }
@@ -255,6 +258,9 @@ pub(super) struct View {
     pub(super) history: ReadOnlyTable<(u64, u32), &'static [u8]>,
     pub(super) marks: ReadOnlyTable<&'static [u8], &'static [u8]>,
     pub(super) marks_by_time: ReadOnlyTable<(u64, &'static [u8]), ()>,
+    pub(super) past: ReadOnlyTable<(u64, u64), &'static [u8]>,
+    pub(super) past_ids: ReadOnlyTable<(&'static [u8], u64), u64>,
+    pub(super) past_size: PastSize,
     pub(super) saved: OnceLock<Option<Saved>>,
 }
 
@@ -278,6 +284,9 @@ fn bytes_after(key: Option<&Key>) -> Vec<u8> {
 impl View {
     pub(super) fn new(db: &Database) -> Found<View> {
         let txn = db.begin_read().map_err(reading)?;
+        let meta = txn.open_table(META).map_err(reading)?;
+        let past_size = meta.get(PAST_SIZE).map_err(reading)?;
+        let past_size = past_size.map(|row| open("the size of the past", row.value()));
         let view = View {
             tasks: txn.open_table(TASKS).map_err(reading)?,
             ids: txn.open_table(IDS).map_err(reading)?,
@@ -288,10 +297,12 @@ impl View {
             history: txn.open_table(HISTORY).map_err(reading)?,
             marks: txn.open_table(MARKS).map_err(reading)?,
             marks_by_time: txn.open_table(MARKS_BY_TIME).map_err(reading)?,
+            past: txn.open_table(PAST).map_err(reading)?,
+            past_ids: txn.open_table(PAST_IDS).map_err(reading)?,
+            past_size: past_size.transpose()?.unwrap_or_default(),
             saved: OnceLock::new(),
             _txn: txn,
         };
-        let meta = view._txn.open_table(META).map_err(reading)?;
         let row = meta.get(SAVED).map_err(reading)?;
         let saved = row
             .map(|row| open("the checkpoint's header", row.value()))
@@ -314,6 +325,44 @@ impl View {
         range
             .map(|row| open("a row of history", row.map_err(reading)?.1.value()))
             .collect()
+    }
+
+    /// The past task at a place that an index names.
+    fn block(&self, at: Time, seq: Seq) -> Found<Block> {
+        let row = self.past.get((at.0, seq.0)).map_err(reading)?;
+        let missing = || StoreFault(format!("past task {} is not in the store", seq.0));
+        block(at, seq, row.ok_or_else(missing)?.value())
+    }
+
+    /// Places in the past after another.
+    fn past_range(
+        &self,
+        after: Option<(Time, Seq)>,
+        max: usize,
+    ) -> Found<impl Iterator<Item = Found<PastRow>>> {
+        let from = after.map_or((0, 0), |(at, seq)| (at.0, seq.0.saturating_add(1)));
+        let rows = self.past.range(from..).map_err(reading)?.take(max);
+        Ok(rows.map(|row| {
+            let (place, value) = row.map_err(reading)?;
+            let (at, seq) = place.value();
+            Ok((Time(at), Seq(seq), value))
+        }))
+    }
+}
+
+/// A row of the table of past tasks.
+type PastRow = (Time, Seq, redb::AccessGuard<'static, &'static [u8]>);
+
+/// A past task as it lies at its place.
+pub(super) fn block(at: Time, seq: Seq, bytes: &[u8]) -> Found<Block> {
+    let (past, rows): Block = open(&format!("past task {}", seq.0), bytes)?;
+    match past.place() == (at, seq) {
+        true => Ok((past, rows)),
+        false => Err(StoreFault(format!(
+            "past task {} lies where past task {} belongs: the store is damaged; replace this node",
+            past.place().1.0,
+            seq.0
+        ))),
     }
 }
 
@@ -456,6 +505,33 @@ impl Store for RedbStore {
         })
     }
 
+    fn past(&self, key: &Key, floor: Time, max: usize) -> Found<Vec<Block>> {
+        guarded(READING, || {
+            let key = key_bytes(key);
+            let ids = self.view.past_ids.range((&*key, 0)..=(&*key, u64::MAX));
+            let mut found = Vec::new();
+            for row in ids.map_err(reading)?.rev() {
+                let (place, at) = row.map_err(reading)?;
+                let (at, seq) = (Time(at.value()), Seq(place.value().1));
+                if at > floor && found.len() < max {
+                    found.push(self.view.block(at, seq)?);
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn first_past(&self, after: Time) -> Found<Option<Time>> {
+        guarded(READING, || {
+            let mut first = self.view.past_range(Some((after, Seq(u64::MAX))), 1)?;
+            Ok(first.next().transpose()?.map(|(at, ..)| at))
+        })
+    }
+
+    fn past_size(&self) -> Found<PastSize> {
+        Ok(self.view.past_size)
+    }
+
     fn saved(&self) -> Found<Option<Saved>> {
         Ok(self.view.saved.get().cloned().flatten())
     }
@@ -516,5 +592,29 @@ impl Image for View {
             })
             .collect()
         })
+    }
+
+    fn past_after(&self, after: Option<(Time, Seq)>, max: usize) -> Found<Vec<Block>> {
+        guarded(READING, || {
+            let rows = self.past_range(after, max)?;
+            rows.map(|row| row.and_then(|(at, seq, value)| block(at, seq, value.value())))
+                .collect()
+        })
+    }
+
+    fn past_bytes_after(
+        &self,
+        after: Option<(Time, Seq)>,
+        max: usize,
+    ) -> Found<Vec<(Time, Seq, u64)>> {
+        guarded(READING, || {
+            let rows = self.past_range(after, max)?;
+            rows.map(|row| row.map(|(at, seq, value)| (at, seq, value.value().len() as u64)))
+                .collect()
+        })
+    }
+
+    fn past_size(&self) -> Found<PastSize> {
+        Ok(self.past_size)
     }
 }

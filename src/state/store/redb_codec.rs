@@ -19,12 +19,17 @@ pub(super) const OPEN: TableDefinition<u64, ()> = TableDefinition::new("open");
 pub(super) const FINISHED: TableDefinition<(u8, u64, u64), ()> = TableDefinition::new("finished");
 /// (number, row's number) → row.
 pub(super) const HISTORY: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("history");
+/// (finished at, number) → a retired task with its rows.
+pub(super) const PAST: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new("past");
+/// (`app`, a zero byte, `id`; number) → finished at.
+pub(super) const PAST_IDS: TableDefinition<(&[u8], u64), u64> = TableDefinition::new("past-ids");
 pub(super) const MARKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("marks");
 pub(super) const MARKS_BY_TIME: TableDefinition<(u64, &[u8]), ()> =
     TableDefinition::new("marks-by-time");
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-/// The one row of [`META`].
+/// The rows of [`META`]: what goes with a checkpoint, and what the past comes to.
 pub(super) const SAVED: &str = "saved";
+pub(super) const PAST_SIZE: &str = "past-size";
 
 /// What is to be done about damage: the other nodes hold the same.
 pub(super) const WAY_OUT: &str = "replace this node: wipe its directory and add it under a new id";

@@ -4,13 +4,16 @@ use redb::{Durability, ReadableTable, Table, WriteTransaction};
 use std::sync::Arc;
 
 use super::bloom::Bloom;
-use super::redb::guarded;
+use super::redb::{block, guarded};
 use super::redb_codec::*;
 use super::{Found, Saved, Writer};
 use crate::log::Held;
 use crate::model::limits::HISTORY_ROWS_MAX;
-use crate::model::{Seq, Time};
+use crate::model::{Row, Seq, Time};
+use crate::state::StoreFault;
 use crate::state::layer::{Cell, Layer, MINUTE_MS, Place, minute};
+use crate::state::past::{PastSize, removed_at_once};
+use crate::state::record::bound;
 
 /// What writes, beside whoever reads.
 pub(super) struct RedbWriter {
@@ -46,7 +49,9 @@ fn write_all(txn: &WriteTransaction, layer: &Layer, saved: &Saved) -> Written {
     write_ids(&mut txn.open_table(IDS)?, layer)?;
     write_labels(&mut txn.open_table(LABELS)?, layer)?;
     write_places(txn, layer)?;
-    write_history(&mut txn.open_table(HISTORY)?, layer)?;
+    let mut history = txn.open_table(HISTORY)?;
+    write_past(txn, &history, layer, saved.core.history_floor)?;
+    write_history(&mut history, layer)?;
     write_marks(txn, layer)?;
     txn.open_table(META)?.insert(SAVED, &*seal(saved))?;
     Ok(())
@@ -167,6 +172,61 @@ fn remove(table: &mut Table<(u64, u32), &[u8]>, seq: u64, from: u32, to: u32) ->
     for number in numbers {
         table.remove(number)?;
     }
+    Ok(())
+}
+
+/// A bent row is found here by its checksum, not by redb.
+fn bent(fault: StoreFault) -> redb::Error {
+    redb::Error::Corrupted(fault.0)
+}
+
+/// Moves the rows of dropped tasks whose history stays to the past, before [`write_history`] drops
+/// them; and removes what lies below the floor, a slice of it.
+fn write_past(
+    txn: &WriteTransaction,
+    history: &Table<(u64, u32), &[u8]>,
+    layer: &Layer,
+    Time(floor): Time,
+) -> Written {
+    let mut past = txn.open_table(PAST)?;
+    if layer.past.is_empty() && past.range(..=(floor, u64::MAX))?.next().is_none() {
+        return Ok(());
+    }
+    let mut ids = txn.open_table(PAST_IDS)?;
+    let mut meta = txn.open_table(META)?;
+    let size = meta.get(PAST_SIZE)?.map(|row| open("", row.value()));
+    let mut size: PastSize = size.transpose().map_err(bent)?.unwrap_or_default();
+    for ((at, seq), task) in layer.past.iter().filter(|((at, _), _)| at.0 > floor) {
+        let mut rows = Vec::new();
+        for row in history.range((seq.0, 0)..=(seq.0, u32::MAX))? {
+            rows.push(open::<Row>("a row of history", row?.1.value()).map_err(bent)?);
+        }
+        let cell = layer.cells.get(seq);
+        rows.extend(cell.into_iter().flat_map(|cell| cell.rows.iter().cloned()));
+        bound(&mut rows);
+        let bytes = seal(&(task, rows));
+        size.tasks += 1;
+        size.bytes += bytes.len() as u64;
+        past.insert((at.0, seq.0), &*bytes)?;
+        ids.insert((&*key_bytes(&task.task.key), seq.0), at.0)?;
+    }
+    let mut old = Vec::new();
+    for row in past
+        .range(..=(floor, u64::MAX))?
+        .take(removed_at_once(layer.past.len()))
+    {
+        let (place, value) = row?;
+        let (at, seq) = place.value();
+        let (gone, _) = block(Time(at), Seq(seq), value.value()).map_err(bent)?;
+        size.tasks = size.tasks.saturating_sub(1);
+        size.bytes = size.bytes.saturating_sub(value.value().len() as u64);
+        old.push((at, seq, gone.task.key));
+    }
+    for (at, seq, key) in old {
+        past.remove((at, seq))?;
+        ids.remove((&*key_bytes(&key), seq))?;
+    }
+    meta.insert(PAST_SIZE, &*seal(&size))?;
     Ok(())
 }
 

@@ -14,14 +14,15 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::redb::{View, guarded, reading};
+use super::redb::{View, block, guarded, reading};
 use super::redb_codec::*;
 use super::{Found, Saved};
 use crate::log::{BLOCK_BYTES, Blocks, Held, Slice};
 use crate::model::limits::HISTORY_ROWS_MAX;
-use crate::model::{Row, Seq};
+use crate::model::{Row, Seq, Time};
 use crate::state::label::{Label, labels};
 use crate::state::layer::{MINUTE_MS, Place, minute};
+use crate::state::past::PastSize;
 use crate::state::record::Record;
 use crate::state::{Mark, StateHash};
 
@@ -39,6 +40,8 @@ pub struct Verified {
     pub tasks: u64,
     pub history: u64,
     pub marks: u64,
+    /// Retired tasks whose history is still there.
+    pub past: u64,
     /// What is wrong, and where. Empty: all is well.
     pub findings: Vec<String>,
 }
@@ -59,6 +62,8 @@ enum Phase {
     Tasks(u64),
     /// Behind this key.
     Marks(Vec<u8>),
+    /// Behind this place.
+    Past(Option<(u64, u64)>),
     Totals,
     /// The next block.
     Blocks(u64),
@@ -98,6 +103,7 @@ impl StoreScrub {
         match &self.phase {
             Phase::Tasks(next) => format!("store, task {next}"),
             Phase::Marks(_) => "store, marks".to_owned(),
+            Phase::Past(_) => "store, histories of retired tasks".to_owned(),
             Phase::Totals => "store, counts and hash".to_owned(),
             Phase::Blocks(n) => format!("store, byte {} of its file", n * BLOCK_BYTES as u64),
             Phase::Done => "store, done".to_owned(),
@@ -114,6 +120,7 @@ impl StoreScrub {
             let read = match &self.phase {
                 Phase::Tasks(next) => self.tasks(*next, bytes)?,
                 Phase::Marks(after) => self.marks(&after.clone(), bytes)?,
+                Phase::Past(after) => self.past(*after, bytes)?,
                 Phase::Totals => {
                     self.check.ends(&self.view)?;
                     self.phase = match self.blocks {
@@ -165,6 +172,23 @@ impl StoreScrub {
                 return Ok(read);
             }
         }
+        self.phase = Phase::Past(None);
+        Ok(read)
+    }
+
+    fn past(&mut self, after: Option<(u64, u64)>, bytes: usize) -> Found<usize> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut read = 0;
+        let rows = self.view.past.range((from, Bound::Unbounded));
+        for row in rows.map_err(reading)? {
+            let (place, value) = row.map_err(reading)?;
+            read += value.value().len() + LOOK_BYTES;
+            self.check.past(&self.view, place.value(), value.value())?;
+            if read >= bytes {
+                self.phase = Phase::Past(Some(place.value()));
+                return Ok(read);
+            }
+        }
         self.phase = Phase::Totals;
         Ok(read)
     }
@@ -193,6 +217,7 @@ struct Check {
     places: [u64; 3],
     /// Rows that the index of labels should have.
     labels: u64,
+    past: PastSize,
 }
 
 struct Sum(StateHash);
@@ -312,14 +337,48 @@ impl Check {
         Ok(())
     }
 
+    /// A retired task: its block, and its place in the index.
+    fn past(&mut self, view: &View, place: (u64, u64), value: &[u8]) -> Found<()> {
+        let (at, seq) = place;
+        self.verified.past += 1;
+        self.past.tasks += 1;
+        self.past.bytes += value.len() as u64;
+        let (past, rows) = match block(Time(at), Seq(seq), value) {
+            Ok(read) => read,
+            Err(e) => {
+                self.say(e.0);
+                return Ok(());
+            }
+        };
+        let what = format!("past task {seq} ({})", past.task.key);
+        if !past.is_intact(&rows) {
+            self.say(format!("{what}: its history does not match its hash"));
+        }
+        let key = key_bytes(&past.task.key);
+        let id = view.past_ids.get((&*key, seq)).map_err(reading)?;
+        if id.map(|id| id.value()) != Some(at) {
+            self.say(format!("{what}: `past-ids` does not lead to it"));
+        }
+        if view.tasks.get(seq).map_err(reading)?.is_some() {
+            self.say(format!("{what}: it is among the tasks as well"));
+        }
+        Ok(())
+    }
+
     /// Everything was seen: the counts and the hash.
     fn ends(&mut self, view: &View) -> Found<()> {
         if self.lengths(view)? {
             self.strays(view)?;
         }
+        if self.past != view.past_size {
+            let (size, said) = (self.past, view.past_size);
+            self.say(format!(
+                "the past comes to {size:?}, its sum says {said:?}: a past task was lost or changed"
+            ));
+        }
         match view.saved.get().and_then(Option::as_ref) {
             Some(saved) => self.totals(saved),
-            None if self.verified.tasks + self.verified.marks > 0 => {
+            None if self.verified.tasks + self.verified.marks + self.verified.past > 0 => {
                 self.say("there are rows, but no checkpoint that they belong to".into());
             }
             None => {}
@@ -339,6 +398,7 @@ impl Check {
             ("finished", view.finished.len(), finished),
             ("history", view.history.len(), v.history),
             ("marks-by-time", view.marks_by_time.len(), v.marks),
+            ("past-ids", view.past_ids.len(), v.past),
         ];
         let mut more = false;
         for (name, length, expected) in tables {
@@ -406,6 +466,18 @@ impl Check {
             if !place(seq)?.is_some_and(finished) {
                 self.say(format!(
                     "`finished` has task {seq} at {at}, where it did not finish"
+                ));
+            }
+        }
+        for row in view.past_ids.iter().map_err(reading)? {
+            let (place, at) = row.map_err(reading)?;
+            let ((key, seq), at) = (place.value(), at.value());
+            let row = view.past.get((at, seq)).map_err(reading)?;
+            let there = row.and_then(|row| block(Time(at), Seq(seq), row.value()).ok());
+            if !there.is_some_and(|(past, _)| key_bytes(&past.task.key) == key) {
+                let key = String::from_utf8_lossy(key).replace('\0', "/");
+                self.say(format!(
+                    "`past-ids` leads from {key} to past task {seq}, which is not there"
                 ));
             }
         }

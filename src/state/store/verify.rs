@@ -73,7 +73,7 @@ mod tests {
 
     use super::super::redb_codec::*;
     use super::*;
-    use crate::model::{Batch, By, Key, Spec, Submit, Time, When};
+    use crate::model::{Batch, By, Key, Retire, Spec, Submit, Time, When};
     use crate::model::{Cancel, Change, Event, Http, Target};
     use crate::state::layer::minute;
     use crate::state::{Label, RedbStore, State};
@@ -105,19 +105,34 @@ mod tests {
         })
     }
 
-    /// A store with 300 tasks, one of them cancelled, closed.
+    /// A store with 300 tasks, one of them cancelled, and one that was, number 1; closed.
     fn store() -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.redb");
         let mut state = State::new(Box::new(RedbStore::open(&path).unwrap()));
-        let cancel = Event::from(Cancel {
-            key: Key::new("shop", "order-7").unwrap(),
-            if_match: None,
-            withdrawn: None,
-            by: "test".into(),
-        });
+        let cancel = |id: &str| {
+            Event::from(Cancel {
+                key: Key::new("shop", id).unwrap(),
+                if_match: None,
+                withdrawn: None,
+                by: "test".into(),
+            })
+        };
         let mut changes: Vec<Change> = Vec::new();
-        for (index, events) in [(1, (0..300).map(submit).collect()), (2, vec![cancel])] {
+        let retire = Event::from(Retire {
+            finished_up_to: Time(1_000),
+            dead_up_to: Time(0),
+            history_up_to: Time(0),
+            max: 10,
+        });
+        let (first, rest) = (vec![submit(300)], (0..300).map(submit).collect());
+        let events = [
+            first,
+            vec![cancel("order-300"), retire],
+            rest,
+            vec![cancel("order-7")],
+        ];
+        for (index, events) in (1..).zip(events) {
             let (stamp, now) = (Time(1_000), Time(1_000));
             let batch = Batch { stamp, now, events };
             state.prepare(&batch).unwrap();
@@ -145,8 +160,9 @@ mod tests {
         let (_dir, path) = store();
         let verified = verify_store(&path).unwrap();
         assert_eq!(verified.findings, [""; 0]);
-        assert_eq!((verified.index, verified.tasks), (Some(2), 300));
+        assert_eq!((verified.index, verified.tasks), (Some(4), 300));
         assert_eq!((verified.history, verified.marks), (301, 0));
+        assert_eq!(verified.past, 1);
     }
 
     #[test]
@@ -184,10 +200,10 @@ mod tests {
         let said = findings(&path);
         for part in [
             "a record was lost or changed",
-            "`ids` leads from shop/order-50 to task 51, which is not there",
+            "`ids` leads from shop/order-49 to task 51, which is not there",
             "`far` has task 51 in minute 166, where it does not wait",
             "`history` has row 0 of task 51, which is not there",
-            "`labels` leads from shop/order-50 to task 51, which is not there",
+            "`labels` leads from shop/order-49 to task 51, which is not there",
         ] {
             assert!(said.contains(part), "{part} is not in {said}");
         }
@@ -210,7 +226,7 @@ mod tests {
                 let events = (300..400).map(submit).collect();
                 let batch = Batch { stamp, now, events };
                 state.prepare(&batch).unwrap();
-                state.apply(3, batch, &mut Vec::new());
+                state.apply(5, batch, &mut Vec::new());
                 let checkpoint = state.begin_checkpoint(Vec::new()).unwrap();
                 checkpoint.write().unwrap();
                 state.end_checkpoint().unwrap();
@@ -222,7 +238,7 @@ mod tests {
         }
         let verified = scrub.verified();
         assert_eq!(verified.findings, [""; 0]);
-        assert_eq!((verified.index, verified.tasks), (Some(2), 300));
+        assert_eq!((verified.index, verified.tasks), (Some(4), 300));
         let length = std::fs::metadata(&path).unwrap().len();
         assert!(steps > 50 && bytes > length, "{steps} steps, {bytes} bytes");
     }
@@ -246,6 +262,52 @@ mod tests {
     }
 
     #[test]
+    fn a_past_that_was_bent_is_found_from_every_side() {
+        let place = (1_000, 1);
+        let key = key_bytes(&Key::new("shop", "order-300").unwrap());
+        let id = (&*key, 1);
+        let told = |change: &dyn Fn(&redb::WriteTransaction)| {
+            let (_dir, path) = store();
+            by_hand(&path, change);
+            findings(&path)
+        };
+        let said = told(&|txn| {
+            let mut past = txn.open_table(PAST).unwrap();
+            let block = past.get(place).unwrap().unwrap().value().to_vec();
+            let (task, mut rows): crate::state::past::Block = open("", &block).unwrap();
+            rows[0].at = Time(1);
+            past.insert(place, &*seal(&(task, rows))).unwrap();
+        });
+        assert!(said.contains("past task 1 (shop/order-300)"), "{said}");
+        assert!(said.contains("does not match its hash"), "{said}");
+        let said = told(&|txn| {
+            let mut past = txn.open_table(PAST).unwrap();
+            let mut block = past.get(place).unwrap().unwrap().value().to_vec();
+            block[20] ^= 4;
+            past.insert(place, &*block).unwrap();
+        });
+        assert!(said.contains("past task 1 is damaged on disk"), "{said}");
+        let said = told(&|txn| {
+            let mut ids = txn.open_table(PAST_IDS).unwrap();
+            assert!(ids.remove(id).unwrap().is_some());
+        });
+        assert!(said.contains("`past-ids` does not lead to it"), "{said}");
+        let said = told(&|txn| {
+            let mut ids = txn.open_table(PAST_IDS).unwrap();
+            ids.insert((&*key, 9), 1_000).unwrap();
+        });
+        assert!(said.contains("`past-ids` has 2 rows"), "{said}");
+        // With all that belongs to it.
+        let said = told(&|txn| {
+            let mut past = txn.open_table(PAST).unwrap();
+            assert!(past.remove(place).unwrap().is_some());
+            let mut ids = txn.open_table(PAST_IDS).unwrap();
+            assert!(ids.remove(id).unwrap().is_some());
+        });
+        assert!(said.contains("a past task was lost or changed"), "{said}");
+    }
+
+    #[test]
     fn a_bit_flipped_in_a_value_is_found_and_named() {
         let (_dir, path) = store();
         by_hand(&path, |txn| {
@@ -263,12 +325,12 @@ mod tests {
         let (_dir, path) = store();
         by_hand(&path, |txn| {
             let mut far = txn.open_table(FAR).unwrap();
-            let key = (minute(Time(10_000_004)), 5);
+            let key = (minute(Time(10_000_003)), 5);
             assert!(far.remove(key).unwrap().is_some());
             txn.open_table(OPEN).unwrap().insert(6, ()).unwrap();
         });
         let said = findings(&path);
-        assert!(said.contains("task 5 (shop/order-4): `far`"), "{said}");
+        assert!(said.contains("task 5 (shop/order-3): `far`"), "{said}");
         assert!(
             said.contains("`open` has 1 rows; the records ask for 0"),
             "{said}"
@@ -288,22 +350,22 @@ mod tests {
             assert!(labels.remove((place(4), &*key)).unwrap().is_some());
         });
         let said = findings(&path);
-        let lacks = "task 5 (shop/order-4): `labels` does not lead to it";
+        let lacks = "task 6 (shop/order-4): `labels` does not lead to it";
         assert!(said.contains(lacks), "{said}");
         let (_dir, path) = store();
         by_hand(&path, |txn| {
             let mut labels = txn.open_table(LABELS).unwrap();
-            assert!(labels.insert((place(7), &*key), 5).unwrap().is_none());
+            assert!(labels.insert((place(7), &*key), 6).unwrap().is_none());
         });
         let said = findings(&path);
         let many = "`labels` has 301 rows; the records ask for 300";
         assert!(said.contains(many), "{said}");
-        let stray = "`labels` leads from shop/order-4 to task 5, which does not have that label";
+        let stray = "`labels` leads from shop/order-4 to task 6, which does not have that label";
         assert!(said.contains(stray), "{said}");
         let (_dir, path) = store();
         by_hand(&path, |txn| {
             let mut labels = txn.open_table(LABELS).unwrap();
-            labels.insert((place(4), &*key), 6).unwrap();
+            labels.insert((place(4), &*key), 7).unwrap();
         });
         let said = findings(&path);
         assert!(said.contains(lacks), "{said}");
