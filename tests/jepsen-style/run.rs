@@ -27,7 +27,7 @@ const FORMED_WITHIN: Duration = seconds(60);
 const SETTLED_WITHIN: Duration = seconds(12);
 const STOPPED_WITHIN: Duration = seconds(30);
 /// Of each kind of operation at least so many must have been answered well.
-const ANSWERED_MIN: u64 = 5;
+const ANSWERED_MIN: u64 = 3;
 /// Final looks and fresh writes are tried so often.
 const TRIES: u32 = 5;
 
