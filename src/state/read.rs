@@ -223,9 +223,9 @@ impl State {
     /// far as one piece tells; of those that fill it, the one that gets furthest with it.
     fn rarest_label(&self, filter: &Filter, from: Option<&Key>) -> Found<Option<Label>> {
         let labels = filter.labels.iter();
-        let labels = labels.map(|(name, value)| Label::new(name, value));
+        let mut labels = labels.map(|(name, value)| Label::new(name, value));
         if filter.labels.len() < 2 {
-            return Ok(labels.last());
+            return Ok(labels.next_back());
         }
         let mut rarest = None;
         for label in labels {

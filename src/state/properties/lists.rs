@@ -292,7 +292,7 @@ impl Pair {
         // The first content again, now and then.
         let known = self.model.get(&key).cloned();
         let (when, spec) = match &known {
-            Some(known) if labels % 2 == 0 => {
+            Some(known) if labels.is_multiple_of(2) => {
                 let labels = known.labels.clone();
                 (When::At(Time(known.due)), Spec { labels, ..spec(0) })
             }
