@@ -196,8 +196,8 @@ fn a_sound_cluster_is_scrubbed_and_has_no_findings() {
         );
     }
     let entries = export(&dir, &[]);
-    let members = entries.iter().filter(|entry| entry["kind"] == "membership");
-    let members = &members.last().unwrap()["members"];
+    let mut members = entries.iter().filter(|entry| entry["kind"] == "membership");
+    let members = &members.next_back().unwrap()["members"];
     assert_eq!(members["nodes"].as_object().unwrap().len(), 3, "{members}");
     let peer = cluster.node(3).peer.to_string();
     assert_eq!(members["nodes"]["3"]["peer"], peer.as_str(), "{members}");
