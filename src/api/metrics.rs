@@ -24,6 +24,19 @@ pub struct Histogram {
     pub sum: f64,
 }
 
+/// A regular duty of this node since its process started.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DutyNumbers {
+    pub name: &'static str,
+    pub runs: u64,
+    /// Tasks it moved, handed out, dropped or wrote.
+    pub tasks: u64,
+    /// Since its last run ended; `None`: it has not run here.
+    pub age_seconds: Option<f64>,
+    /// What the last run took.
+    pub took_seconds: f64,
+}
+
 /// What the metrics show at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Numbers {
@@ -40,6 +53,9 @@ pub struct Numbers {
     pub checkpoint_age_seconds: u64,
     /// Of this node's log on disk.
     pub log_bytes: u64,
+    /// Live entries of this node's log.
+    pub log_entries: u64,
+    pub duties: Vec<DutyNumbers>,
     /// Access-log lines that a slow disk cost.
     pub access_lines_dropped: u64,
 }
@@ -117,11 +133,44 @@ impl Collector for Metrics {
         )?;
         let help = "Bytes of the log on disk, free pages included";
         gauge(&mut encoder, "horolog_log_bytes", help, numbers.log_bytes)?;
+        let help = "Entries of the log that have not been purged";
+        let entries = numbers.log_entries;
+        gauge(&mut encoder, "horolog_log_entries", help, entries)?;
+        duties(&mut encoder, &numbers.duties)?;
         let help = "Access log lines dropped because the disk was slow";
         let name = "horolog_access_lines_dropped";
         let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(numbers.access_lines_dropped).encode(family)
     }
+}
+
+fn duties(encoder: &mut DescriptorEncoder<'_>, duties: &[DutyNumbers]) -> fmt::Result {
+    let name = "horolog_lifecycle_runs";
+    let help = "Runs of a regular duty on this node, by itself or by hand";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for duty in duties {
+        ConstCounter::new(duty.runs).encode(family.encode_family(&[("duty", duty.name)])?)?;
+    }
+    let name = "horolog_lifecycle_tasks";
+    let help = "Tasks that a regular duty loaded, handed out again, dropped or wrote";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for duty in duties {
+        ConstCounter::new(duty.tasks).encode(family.encode_family(&[("duty", duty.name)])?)?;
+    }
+    let name = "horolog_lifecycle_last_age_seconds";
+    let help = "Since the last run of a regular duty ended; nothing for one that has not run here";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (duty, age) in duties.iter().filter_map(|d| Some((d, d.age_seconds?))) {
+        ConstGauge::new(age).encode(family.encode_family(&[("duty", duty.name)])?)?;
+    }
+    let name = "horolog_lifecycle_last_run_seconds";
+    let help = "What the last run of a regular duty took";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for duty in duties {
+        let took = ConstGauge::new(duty.took_seconds);
+        took.encode(family.encode_family(&[("duty", duty.name)])?)?;
+    }
+    Ok(())
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
@@ -163,6 +212,14 @@ mod tests {
             apply_index: 42,
             checkpoint_age_seconds: 17,
             log_bytes: 4_096,
+            log_entries: 12,
+            duties: vec![DutyNumbers {
+                name: "load",
+                runs: 3,
+                tasks: 40,
+                age_seconds: Some(0.5),
+                took_seconds: 0.25,
+            }],
             ..Numbers::default()
         };
         let mut registry = Registry::default();
@@ -182,6 +239,11 @@ mod tests {
             "horolog_checkpoint_index 0",
             "horolog_checkpoint_age_seconds 17",
             "horolog_log_bytes 4096",
+            "horolog_log_entries 12",
+            "horolog_lifecycle_runs_total{duty=\"load\"} 3",
+            "horolog_lifecycle_tasks_total{duty=\"load\"} 40",
+            "horolog_lifecycle_last_age_seconds{duty=\"load\"} 0.5",
+            "horolog_lifecycle_last_run_seconds{duty=\"load\"} 0.25",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -25,6 +25,7 @@ mod explain_words;
 mod health;
 mod history;
 mod idle;
+mod lifecycle;
 mod list;
 pub mod metrics;
 mod old;

@@ -123,6 +123,10 @@ mod tests {
             "horolog task events shop order-17",
             "horolog cluster status --json",
             "horolog cluster add 4 a:1",
+            "horolog cluster run load",
+            "horolog cluster run watchdog --json",
+            "horolog cluster run retire --server http://127.0.0.1:7401",
+            "horolog cluster run checkpoint",
             "horolog import tasks.ndjson --state s --rejects r --json",
             "horolog import -",
             "horolog log show d",
@@ -146,6 +150,7 @@ mod tests {
             "horolog task get shop",
             "horolog task submit --app a --url http://a --at 1 --delay 1s",
             "horolog serve --join a:1 --cluster 1=a:1",
+            "horolog cluster run sleep",
             "horolog nonsense",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();

@@ -137,14 +137,18 @@ pub struct AssignV1 {
     pub boot: Boot,
     /// Why, in a word: `start`, `lease`, `leader`, `watchdog`.
     pub cause: Arc<str>,
+    /// Only these attempts are handed out again, as far as they are open still; empty: every open
+    /// attempt of the shards.
+    pub lost: Vec<(Seq, Fence)>,
 }
 
 /// Finished tasks leave: those done or cancelled up to one instant, those dead up to another,
-/// marks that never met their task with the former.
+/// marks that never met their task up to a third.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct RetireV1 {
     pub finished_up_to: Time,
     pub dead_up_to: Time,
+    pub marks_up_to: Time,
     /// No more than so many in one fold.
     pub max: u32,
 }

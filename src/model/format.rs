@@ -183,6 +183,7 @@ fn events() -> Vec<(&'static str, Event)> {
                 node,
                 boot: 4,
                 cause: "lease".into(),
+                lost: vec![(seq, fence)],
             }
             .into(),
         ),
@@ -191,6 +192,7 @@ fn events() -> Vec<(&'static str, Event)> {
             RetireV1 {
                 finished_up_to: Time(1),
                 dead_up_to: Time(2),
+                marks_up_to: Time(3),
                 max: 4_096,
             }
             .into(),

@@ -4,11 +4,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use super::Config;
-use super::settings::{Engine, Settings, Timing};
+use super::settings::{Engine, Keep, Settings, Timing};
 use crate::api::AccessRotation;
 use crate::executor::{Guard, Rule};
 use crate::log::EngineKind;
-use crate::raft::{self, Cadence, Origin, Retention};
+use crate::raft::{self, Cadence, Origin, Retention, Watch};
 
 impl Config {
     /// Turns checked settings into a node's start.
@@ -45,6 +45,9 @@ impl Config {
             retention: Retention {
                 finished: settings.retention.done,
                 dead: settings.retention.dead,
+                marks: settings.retention.done,
+                failures_only: settings.retention.keep == Keep::Failures,
+                period: settings.retention.period,
             },
             cadence: Cadence {
                 entries: settings.raft.snapshot_entries,
@@ -52,6 +55,12 @@ impl Config {
                 age: settings.store.checkpoint_age,
                 window: settings.store.window,
                 kept: settings.raft.kept_entries,
+                kept_bytes: settings.raft.kept_bytes,
+                load_period: settings.store.load_period,
+            },
+            watch: Watch {
+                period: settings.watchdog.period,
+                after: settings.watchdog.after,
             },
             secret: settings
                 .cluster

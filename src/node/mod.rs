@@ -29,7 +29,7 @@ use crate::api::{self, AccessLog, AccessRotation, Api, ApiSettings};
 use crate::executor::{Executor, Guard, HttpDelivery, Settings as ExecutorSettings};
 use crate::log::{DirLock, EngineKind, Identity, LogStore};
 use crate::model::{Clock, NodeId};
-use crate::raft::{self, Cadence, Cluster, Origin, Retention, Timing};
+use crate::raft::{self, Cadence, Cluster, Origin, Retention, Timing, Watch};
 
 pub use clock::SystemClock;
 
@@ -52,6 +52,7 @@ pub struct Config {
     pub timing: Timing,
     pub retention: Retention,
     pub cadence: Cadence,
+    pub watch: Watch,
     /// The cluster secret.
     pub secret: Option<String>,
     pub api: ApiSettings,
@@ -117,6 +118,7 @@ impl Node {
             timing: config.timing,
             retention: config.retention,
             cadence: config.cadence,
+            watch: config.watch,
             clock: clock.clone(),
             fault,
         };

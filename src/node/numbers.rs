@@ -1,15 +1,16 @@
 //! Numbers for the metrics page, from the floors that count them.
 
 use crate::api::AccessLog;
-use crate::api::metrics::{Histogram, Numbers};
+use crate::api::metrics::{DutyNumbers, Histogram, Numbers};
 use crate::executor::Executor;
-use crate::raft::{COMMIT_BOUNDS, Cluster};
+use crate::raft::{COMMIT_BOUNDS, Cluster, Duty};
 
 /// Reads everything once.
 pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&AccessLog>) -> Numbers {
     let attempts = executor.metrics();
     let commits = cluster.commits();
     let (tasks, apply_index) = cluster.state().read(|s| (s.stats(None), s.applied()));
+    let log = cluster.log_status();
     let buckets: Vec<(f64, u64)> = COMMIT_BOUNDS.into_iter().zip(commits.buckets).collect();
     Numbers {
         lateness: parted(&attempts.lateness),
@@ -23,8 +24,21 @@ pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&Acces
         apply_index,
         checkpoint_index: cluster.checkpoint(),
         checkpoint_age_seconds: cluster.checkpoint_age().as_secs(),
-        log_bytes: cluster.log_status().bytes,
+        log_bytes: log.bytes,
+        log_entries: log.entries,
+        duties: Duty::ALL.into_iter().map(|d| duty(cluster, d)).collect(),
         access_lines_dropped: access.map_or(0, |log| log.dropped() as u64),
+    }
+}
+
+fn duty(cluster: &Cluster, duty: Duty) -> DutyNumbers {
+    let tally = cluster.tally(duty);
+    DutyNumbers {
+        name: duty.name(),
+        runs: tally.runs,
+        tasks: tally.handled,
+        age_seconds: tally.age().map(|age| age.as_secs_f64()),
+        took_seconds: tally.took.as_secs_f64(),
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use crate::api::{AccessRotation, ApiSettings, Compat, Credential, is_loopback, serve};
 use crate::model::{NodeId, Span};
-use crate::raft::Cadence;
+use crate::raft::{Cadence, Watch};
 
 /// The settings of one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,7 @@ pub struct Settings {
     pub store: Store,
     pub callbacks: Callbacks,
     pub retention: Retention,
+    pub watchdog: Watchdog,
     pub compat: Compat,
     pub access_log: AccessLog,
     pub telemetry: Telemetry,
@@ -82,6 +83,7 @@ pub struct Raft {
     pub timing: Timing,
     pub snapshot_entries: u64,
     pub kept_entries: u64,
+    pub kept_bytes: u64,
 }
 
 /// How soon the loss of a leader is noticed, against how much jitter is endured.
@@ -114,6 +116,7 @@ pub struct Store {
     pub checkpoint_bytes: u64,
     pub checkpoint_age: Span,
     pub window: Span,
+    pub load_period: Span,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -129,6 +132,24 @@ pub struct Callbacks {
 pub struct Retention {
     pub done: Span,
     pub dead: Span,
+    pub keep: Keep,
+    pub period: Span,
+}
+
+/// Which finished tasks are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    #[default]
+    All,
+    Failures,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Watchdog {
+    pub period: Span,
+    pub after: Span,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -178,6 +199,7 @@ impl Default for Settings {
             store: Store::default(),
             callbacks: Callbacks::default(),
             retention: Retention::default(),
+            watchdog: Watchdog::default(),
             compat: Compat::default(),
             access_log: AccessLog::default(),
             telemetry: Telemetry::default(),
@@ -203,6 +225,7 @@ impl Default for Raft {
             timing: Timing::default(),
             snapshot_entries: cadence.entries,
             kept_entries: cadence.kept,
+            kept_bytes: cadence.kept_bytes,
         }
     }
 }
@@ -214,6 +237,7 @@ impl Default for Store {
             checkpoint_bytes: cadence.bytes,
             checkpoint_age: cadence.age,
             window: cadence.window,
+            load_period: cadence.load_period,
         }
     }
 }
@@ -233,7 +257,16 @@ impl Default for Retention {
         Retention {
             done: Span::days(7),
             dead: Span::days(30),
+            keep: Keep::default(),
+            period: Span::seconds(5),
         }
+    }
+}
+
+impl Default for Watchdog {
+    fn default() -> Watchdog {
+        let Watch { period, after } = Watch::default();
+        Watchdog { period, after }
     }
 }
 
@@ -320,6 +353,9 @@ impl Settings {
                 "store.checkpoint_age",
                 self.store.checkpoint_age == Span::ZERO,
             ),
+            ("store.load_period", self.store.load_period == Span::ZERO),
+            ("retention.period", self.retention.period == Span::ZERO),
+            ("watchdog.period", self.watchdog.period == Span::ZERO),
             ("limits.connections", self.limits.connections == 0),
             (
                 "limits.head_timeout",
@@ -469,13 +505,16 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 7] = [
+        let wrong: [(&str, Change); 10] = [
             ("node.id", |s| s.node.id = None),
             ("node.dir", |s| s.node.dir = None),
             ("cluster.nodes", |s| {
                 s.cluster.nodes = [(2, "a:1".into())].into()
             }),
             ("callbacks.per_target", |s| s.callbacks.per_target = 0),
+            ("watchdog.period", |s| s.watchdog.period = Span(0)),
+            ("retention.period", |s| s.retention.period = Span(0)),
+            ("store.load_period", |s| s.store.load_period = Span(0)),
             ("limits.idle_timeout", |s| s.limits.idle_timeout = Span(1)),
             ("api.token", |s| s.api.token = Some(Hidden("a b".into()))),
             ("compat.fields", |s| {

@@ -127,6 +127,12 @@ pub const KEYS: &[Key] = &[
         "so many entries stay behind a snapshot, for nodes that are a little behind",
     ),
     key(
+        "raft.kept_bytes",
+        Kind::Number,
+        "",
+        "but no more than so many bytes of events",
+    ),
+    key(
         "log.engine",
         Kind::Text,
         "",
@@ -149,6 +155,12 @@ pub const KEYS: &[Key] = &[
         Kind::Span,
         "",
         "what is due within this time is loaded from the store ahead of it",
+    ),
+    key(
+        "store.load_period",
+        Kind::Span,
+        "",
+        "how often it is looked what must be loaded",
     ),
     key(
         "callbacks.allow",
@@ -179,6 +191,30 @@ pub const KEYS: &[Key] = &[
         Kind::Span,
         "",
         "how long dead tasks are kept",
+    ),
+    key(
+        "retention.keep",
+        Kind::Text,
+        "",
+        "`all`, or `failures`: what is done or cancelled leaves after a minute at most, what is dead stays its time",
+    ),
+    key(
+        "retention.period",
+        Kind::Span,
+        "",
+        "how often it is looked what is old enough to leave",
+    ),
+    key(
+        "watchdog.period",
+        Kind::Span,
+        "",
+        "how often the leader looks for due attempts that nobody holds, to hand them out again",
+    ),
+    key(
+        "watchdog.after",
+        Kind::Span,
+        "",
+        "it looks at attempts that could have begun so long ago",
     ),
     key(
         "compat.status",

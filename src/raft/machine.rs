@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
 
+use super::lifecycle::{Duty, Lifecycle};
 use super::rim::{NoRim, Rim};
 use super::snapshots::{SnapshotData, Snapshots, write_out};
 use super::types::{Attachment, Entry, LeaderId, LogId, Member, Reply, Stored, Types};
@@ -28,6 +29,8 @@ pub(crate) struct Folded {
     pub(crate) finished: tokio::sync::broadcast::Sender<Seq>,
     /// Bytes of events folded so far by this process.
     pub(crate) bytes: AtomicU64,
+    /// What the regular duties have done.
+    pub(crate) lifecycle: Lifecycle,
 }
 
 /// So many finished tasks may be waited for before a slow waiter has to look for itself.
@@ -40,6 +43,7 @@ impl Default for Folded {
             due: Notify::new(),
             finished: tokio::sync::broadcast::Sender::new(FINISHED_BACKLOG),
             bytes: AtomicU64::new(0),
+            lifecycle: Lifecycle::default(),
         }
     }
 }
@@ -216,6 +220,7 @@ impl RaftStateMachine<Types> for Machine {
             meta: self.meta(),
             state: self.state.clone(),
             snapshots: self.snapshots.clone(),
+            folded: self.folded.clone(),
         }
     }
 
@@ -267,6 +272,7 @@ pub(crate) struct Builder {
     meta: Meta,
     state: Shared,
     snapshots: Snapshots,
+    folded: Arc<Folded>,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -278,6 +284,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let busy = || io::Error::other("a checkpoint is on its way already");
         let checkpoint = self.checkpoint.take().ok_or_else(busy)?;
         let (state, index) = (self.state.clone(), checkpoint.index());
+        let (began, tasks) = (tokio::time::Instant::now(), checkpoint.tasks());
         let written = tokio::task::spawn_blocking(move || {
             checkpoint.write()?;
             let old = state.write(|state| state.end_checkpoint())?;
@@ -290,6 +297,8 @@ impl RaftSnapshotBuilder<Types> for Builder {
             .map_err(io::Error::other)?
             .map_err(io::Error::other)?;
         let (image, ..) = image.ok_or_else(busy)?;
+        let lifecycle = &self.folded.lifecycle;
+        lifecycle.note(Duty::Checkpoint, began, tasks as u64);
         let part = self.snapshots.part(&format!("send-{index}"));
         let snapshot = SnapshotData::Own { image, part, index };
         Ok(Snapshot {

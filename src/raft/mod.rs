@@ -3,12 +3,13 @@
 //! ```text
 //! cluster.rs   what the floors above use: decide, barrier, view, add
 //!   proposer.rs   batches events into entries, on the leader
-//!   duties.rs     what a leader does: owners, triggers (lead.rs), retention
+//!   duties.rs     what a leader does: owners, triggers (lead.rs), retention, watchdog.rs
+//!   lifecycle.rs  counts the duties, and runs one by hand
 //! machine.rs   entries into the fold, effects to the rim; snapshots.rs, receive.rs
 //! storage.rs   entries into the log
 //! peer/        framed calls between nodes; network.rs and service.rs speak openraft over them
 //! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
-//! form.rs      becoming a member      upkeep.rs  leases, snapshots, purges
+//! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
 //! ```
 
 mod cluster;
@@ -17,7 +18,9 @@ mod form;
 mod heartbeat;
 mod inner;
 mod lead;
+mod lifecycle;
 mod machine;
+mod margin;
 mod network;
 mod peer;
 mod proposer;
@@ -33,11 +36,13 @@ mod timing;
 mod types;
 mod upkeep;
 mod view;
+mod watchdog;
 mod wire;
 
 pub use cluster::{Busy, Cluster, Decided};
 pub use form::Origin;
 pub use inner::Retention;
+pub use lifecycle::{Duty, Ran, Tally};
 pub use peer::{Duplex, Network, Tcp};
 pub use proposer::{COMMIT_BOUNDS, Class, Commits};
 pub use rim::Rim;
@@ -45,3 +50,4 @@ pub use start::{Options, Running, StartError, start};
 pub use timing::Timing;
 pub use upkeep::Cadence;
 pub use view::{ClusterView, NodeView, ShardView};
+pub use watchdog::{CAUSE as WATCHDOG, Watch};

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::cluster::Busy;
 use super::inner::Inner;
+use super::lifecycle::{self, Duty, Handled};
+use super::margin::Margin;
 use super::types::Raft;
 use crate::model::Span;
 use crate::state::StoreFault;
@@ -20,9 +23,6 @@ const SUSPENDED: Duration = Duration::from_millis(25);
 /// How often log and snapshot are looked after.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether the window must move on.
-const WINDOW_EVERY: Duration = Duration::from_secs(1);
-
 /// When the state goes to the store, what of the log stays behind it, and how far ahead of its
 /// time a task comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,20 +35,27 @@ pub struct Cadence {
     pub age: Span,
     /// So many older entries stay, for followers that are a little behind.
     pub kept: u64,
+    /// But no more than so many bytes of events.
+    pub kept_bytes: u64,
     /// What is due within this time is loaded ahead.
     pub window: Span,
+    /// How often it is looked whether the window must move on.
+    pub load_period: Span,
 }
 
 impl Default for Cadence {
     /// Replaying 64 MiB takes about a second. A follower that was restarted is 10,000 behind at
     /// most. Two minutes are two of the pieces in which the store keeps what is due.
+    /// Copying 256 MiB takes a few seconds, not longer than sending a snapshot of as much.
     fn default() -> Cadence {
         Cadence {
             entries: 100_000,
             bytes: 64 << 20,
             age: Span::minutes(5),
             kept: 10_000,
+            kept_bytes: 256 << 20,
             window: Span::minutes(2),
+            load_period: Span::seconds(1),
         }
     }
 }
@@ -97,35 +104,52 @@ fn quorum_age(inner: &Inner, raft: &Raft) -> Option<Duration> {
 
 /// Loads what is due soon, so that a trigger finds it in memory.
 pub(crate) async fn window(inner: Arc<Inner>) {
-    let mut ticks = tokio::time::interval(WINDOW_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = inner.stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let until = inner.clock.wall().plus(inner.cadence.window);
-        let (state, stop) = (inner.state.clone(), inner.stop.clone());
-        let loaded = tokio::task::spawn_blocking(move || {
-            // In pieces: the fold goes on between them.
-            while !stop.is_cancelled() && !state.write(|state| state.load_ahead(until))? {}
-            Ok::<(), StoreFault>(())
-        });
-        if let Ok(loaded) = loaded.await {
-            inner.must(loaded);
-        }
+    let period = inner.cadence.load_period.std();
+    tokio::select! {
+        () = inner.stop.cancelled() => {}
+        () = lifecycle::regularly(&inner, Duty::Load, period) => {}
     }
+}
+
+/// Moves the window on to where it should be by now.
+///
+/// # Errors
+/// The store cannot be read; the node ends.
+pub(crate) async fn load(inner: &Inner) -> Result<Handled, Busy> {
+    let until = inner.clock.wall().plus(inner.cadence.window);
+    let (state, stop) = (inner.state.clone(), inner.stop.clone());
+    let loaded = tokio::task::spawn_blocking(move || {
+        let mut tasks = 0;
+        // In pieces: the fold goes on between them.
+        while !stop.is_cancelled() {
+            let loaded = state.write(|state| state.load_ahead(until))?;
+            tasks += loaded.tasks as u64;
+            if loaded.done {
+                break;
+            }
+        }
+        Ok::<u64, StoreFault>(tasks)
+    });
+    let tasks = inner.must(loaded.await.map_err(|_| Busy::Fault)?);
+    Ok(Handled {
+        examined: tasks,
+        handled: tasks,
+    })
 }
 
 /// Makes checkpoints and purges what they cover; one after the other, never both at once.
 pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
     let (mut bytes_then, mut made_at) = (0, inner.clock.steady());
+    let mut margin = Margin::new(inner.cadence.kept, inner.cadence.kept_bytes);
+    let mut purging = 0;
+    let lifecycle = &inner.folded.lifecycle;
     let mut ticks = tokio::time::interval(LOG_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
             _ = ticks.tick() => {}
+            () = lifecycle.wake.notified() => {}
         }
         let (applied, snapshot, purged, stopped) = {
             let metrics = raft.metrics();
@@ -155,17 +179,24 @@ pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
             entries,
             bytes,
             age,
-            kept,
             ..
         } = inner.cadence;
         let folded = inner.folded.bytes.load(Ordering::Relaxed);
+        margin.note(applied, folded);
         let now = inner.clock.steady();
         let old = now.saturating_sub(made_at) >= age.std() && inner.state.read(|s| s.dirty() > 0);
-        // Purging first: under load there is always a reason for the next checkpoint.
-        if snapshot.saturating_sub(purged) >= kept.saturating_mul(2).max(1) {
-            let _ = raft.trigger().purge_log(snapshot - kept).await;
-        } else if applied.saturating_sub(snapshot) >= entries || folded - bytes_then >= bytes || old
-        {
+        let wanted = lifecycle.wanted.load(Ordering::SeqCst) > snapshot;
+        let far = applied.saturating_sub(snapshot) >= entries || folded - bytes_then >= bytes;
+        // Purging first: under load there is always a reason for the next checkpoint. But only
+        // once: what a follower is being sent is purged later, and must not hold checkpoints up.
+        let purge = margin
+            .purge(snapshot, purged)
+            .filter(|upto| *upto > purging);
+        if let Some(upto) = purge {
+            purging = upto;
+            let _ = raft.trigger().purge_log(upto).await;
+        }
+        if (purge.is_none() && (far || old)) || wanted {
             (bytes_then, made_at) = (folded, now);
             let _ = raft.trigger().snapshot().await;
         }

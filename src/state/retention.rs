@@ -26,7 +26,7 @@ impl State {
                 *floor = (*floor).max(until);
             }
         }
-        let (dropped, rest) = self.drop_marks(event.finished_up_to, max);
+        let (dropped, rest) = self.drop_marks(event.marks_up_to, max);
         Outcome::Counted {
             count: (count + dropped) as u32,
             more: more || rest,
@@ -41,22 +41,21 @@ impl State {
         (keys.len(), more)
     }
 
-    /// Whether anything finished has grown older than these instants.
+    /// Whether such an event would find anything to drop.
     ///
     /// # Errors
     /// The store cannot be read; the node must stop.
-    pub fn has_retirable(
-        &self,
-        finished_up_to: Time,
-        dead_up_to: Time,
-    ) -> Result<bool, StoreFault> {
-        for (class, until) in [(Class::Finished, finished_up_to), (Class::Dead, dead_up_to)] {
+    pub fn has_retirable(&self, event: &Retire) -> Result<bool, StoreFault> {
+        for (class, until) in [
+            (Class::Finished, event.finished_up_to),
+            (Class::Dead, event.dead_up_to),
+        ] {
             if !self.table.finished(class, until, 1).0.is_empty()
                 || self.table.may_leave(class, until)?
             {
                 return Ok(true);
             }
         }
-        self.table.may_drop_marks(finished_up_to)
+        self.table.may_drop_marks(event.marks_up_to)
     }
 }

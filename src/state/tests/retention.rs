@@ -9,8 +9,8 @@ fn what_is_finished_leaves_in_slices_oldest_first() {
         desk.submit_at(id, 9_000);
         desk.at(2_000 + n as u64).fold(complete(id));
     }
-    assert!(!desk.state.has_retirable(Time(1_999), Time(1_999)).unwrap());
-    assert!(desk.state.has_retirable(Time(2_000), Time(0)).unwrap());
+    assert!(!desk.state.has_retirable(&retire(1_999, 1_999, 1)).unwrap());
+    assert!(desk.state.has_retirable(&retire(2_000, 0, 1)).unwrap());
     assert_eq!(desk.fold(retire(1_999, 1_999, 10)), counted(0, false));
     assert_eq!(desk.fold(retire(2_002, 0, 2)), counted(2, true));
     assert!(desk.state.task(&key("b")).unwrap().is_none());
@@ -49,11 +49,28 @@ fn marks_that_never_met_their_task_leave_too() {
             ..complete(id)
         });
     }
-    assert!(desk.state.has_retirable(Time(1_000), Time(0)).unwrap());
+    assert!(desk.state.has_retirable(&retire(1_000, 0, 1)).unwrap());
     assert_eq!(desk.fold(retire(999, 999, 10)), counted(0, false));
     assert_eq!(desk.fold(retire(1_000, 0, 1)), counted(1, true));
     assert_eq!(desk.fold(retire(1_000, 0, 1)), counted(1, false));
     assert_eq!(desk.submit_at("a", 5_000).stage, Stage::Scheduled);
+}
+
+#[test]
+fn marks_have_an_age_of_their_own() {
+    let mut desk = Desk::new();
+    desk.fold(Complete {
+        mark: true,
+        ..complete("early")
+    });
+    desk.bring("done", Stage::Done);
+    let only_tasks = Retire {
+        marks_up_to: Time(0),
+        ..retire(99_000, 0, 10)
+    };
+    assert_eq!(desk.fold(only_tasks.clone()), counted(1, false));
+    assert!(!desk.state.has_retirable(&only_tasks).unwrap());
+    assert_eq!(desk.submit_at("early", 99_000).stage, Stage::Done);
 }
 
 #[test]
