@@ -362,6 +362,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_lost_and_handed_out_again_says_so() {
+        let mut again = row(3, 41_000, RowKind::Redispatched, 2, 10_000);
+        again.by = Some(WATCHDOG.into());
+        let rows = [
+            row(1, 9_000, RowKind::Submitted, 0, 10_000),
+            row(2, 9_990, RowKind::Triggered, 1, 10_000),
+            again,
+            ended(row(4, 41_900, RowKind::Done, 2, 0), 41_000, 0, 200),
+        ];
+        let story = story(&task(Stage::Done, 41_900), &rows);
+        for part in [
+            "Nobody held its attempt any more (watchdog): attempt 2 was handed to node 2",
+            "does not count as a try",
+            "began 31s late: 31s until it was missed and handed out again",
+        ] {
+            assert!(story.contains(part), "{part} in\n{story}");
+        }
+    }
+
+    #[test]
     fn retries_and_death() {
         let mut dead = ended(row(9, 11_100, RowKind::Dead, 2, 0), 11_050, 0, 500);
         dead.error = Some("HTTP 500".into());

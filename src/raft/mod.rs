@@ -12,6 +12,8 @@
 //! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
 //! ```
 
+#[cfg(test)]
+mod alone;
 mod cluster;
 mod duties;
 mod form;
@@ -19,6 +21,8 @@ mod heartbeat;
 mod inner;
 mod lead;
 mod lifecycle;
+#[cfg(test)]
+mod lifecycle_tests;
 mod machine;
 mod margin;
 mod network;
