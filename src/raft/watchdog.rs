@@ -14,7 +14,7 @@ use super::proposer::Class;
 use super::wire::Verdict;
 use crate::model::limits::ASSIGN_MAX;
 use crate::model::{Assign, Fence, Outcome, Seq, Shard, Span, Time};
-use crate::state::{Open, Ownership};
+use crate::state::Open;
 
 /// The word that explanations and events show as the reason.
 pub const CAUSE: &str = "watchdog";
@@ -105,15 +105,10 @@ async fn hand_out(inner: &Inner, lost: &[Open]) -> Result<u64, Busy> {
         first,
         "nobody held what was due: handed out again"
     );
-    let Ownership { node, boot, .. } = Ownership {
-        node: inner.node,
-        boot: inner.boot,
-        ..Ownership::default()
-    };
     let event = Assign {
         shards,
-        node,
-        boot,
+        node: inner.node,
+        boot: inner.boot,
         cause: CAUSE.into(),
         lost: lost.iter().map(|open| (open.seq, open.fence)).collect(),
     };

@@ -306,7 +306,7 @@ impl Writer {
         event
             .shards
             .retain(|shard| part < 100 || shard.0 % 7 == u16::from(part) % 7);
-        if part % 3 == 0 {
+        if part.is_multiple_of(3) {
             let picked = [self.open(part), self.late(u16::from(part))];
             event.lost = picked
                 .into_iter()
