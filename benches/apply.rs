@@ -35,6 +35,7 @@ impl Desk {
                     node: 1,
                     boot: 1,
                     cause,
+                    lost: Vec::new(),
                 }
                 .into(),
             ],

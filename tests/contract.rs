@@ -21,6 +21,7 @@ mod contract {
     mod history;
     mod hostile;
     mod import;
+    mod lifecycle;
     mod lists;
     mod log;
     mod old;

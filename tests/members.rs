@@ -218,3 +218,67 @@ fn a_node_that_was_away_catches_up_by_snapshot() {
     );
     receiver.assert_sound();
 }
+
+/// The log of a node ends where its checkpoint and the margin say, whoever is behind.
+#[test]
+fn a_stopped_follower_does_not_make_the_log_grow() {
+    const KEPT: u64 = 50;
+    const ROUND: u64 = 150;
+    const ROUNDS: u64 = 5;
+    let _one = serial();
+    let mut cluster = Cluster::new(3)
+        .fast()
+        .set("HOROLOG_RAFT_KEPT_ENTRIES", KEPT)
+        .start();
+    let leader = cluster.wait_ready();
+    let away = leader % 3 + 1;
+    cluster.node(away).pause();
+    let mut client = cluster.client(leader);
+    let entries = |client: &mut support::http::Client| {
+        let metrics = client.get("/metrics").ok()?.text();
+        let line = metrics
+            .lines()
+            .find(|l| l.starts_with("horolog_log_entries "))?;
+        line.rsplit_once(' ')?.1.parse::<u64>().ok()
+    };
+    let far = now_ms() + 3_600_000;
+    for round in 0..ROUNDS {
+        for n in 0..ROUND {
+            let task = task(&format!("t-{round}-{n}"), far, "http://127.0.0.1:9/");
+            submit_surely(&mut client, &task, seconds(10));
+        }
+        let ran = client.post("/v1/lifecycle/checkpoint", &serde_json::json!({}));
+        let ran = ran.unwrap().json();
+        let index = ran["index"].as_u64().unwrap();
+        assert!(index >= (round + 1) * ROUND, "{ran}");
+        // Twice the margin at most, and what came after the checkpoint.
+        wait_for("a purge of the log", seconds(20), || {
+            let entries = entries(&mut client)?;
+            (entries <= 2 * KEPT + 20).then_some(())
+        });
+        println!(
+            "{index} entries so far, {:?} in the log",
+            entries(&mut client)
+        );
+    }
+    cluster.node(away).resume();
+    cluster.wait_ready();
+    let said = wait_for("a snapshot", seconds(30), || {
+        let said = cluster.node(away).said();
+        said.contains("took in a snapshot").then_some(said)
+    });
+    assert!(!said.contains("panicked"), "{said}");
+    assert_same_state(&cluster);
+
+    // Duties of the leader are done there, whoever is asked; the others where they are asked for.
+    let leader = cluster.wait_ready();
+    for id in 1..=3 {
+        for (duty, by) in [("watchdog", leader), ("retire", leader), ("load", id)] {
+            let path = format!("/v1/lifecycle/{duty}");
+            let ran = cluster.client(id).post(&path, &serde_json::json!({}));
+            let ran = ran.unwrap();
+            assert!(ran.is_ok(), "{}", ran.text());
+            assert_eq!(ran.json()["node"], by, "{duty} on node {id}");
+        }
+    }
+}

@@ -6,6 +6,7 @@
 
 use super::explain_words::{Lateness, by, end_of, gap};
 use crate::model::{Row, RowKind, Spec, Stage, Task, Time};
+use crate::raft::WATCHDOG;
 
 /// The story of a task, a sentence per step, and how it stands at `now`.
 pub fn explain(task: &Task, rows: &[Row], now: Time) -> Vec<String> {
@@ -15,6 +16,7 @@ pub fn explain(task: &Task, rows: &[Row], now: Time) -> Vec<String> {
         submitted: task.created,
         triggered: None,
         handed: None,
+        between: MOVED,
         sentences: Vec::new(),
     };
     for row in rows {
@@ -23,6 +25,10 @@ pub fn explain(task: &Task, rows: &[Row], now: Time) -> Vec<String> {
     story.ending(now);
     story.sentences
 }
+
+/// What the time between two hand-outs of an attempt is called.
+const MOVED: &str = "until its shard had moved";
+const LOST: &str = "until it was missed and handed out again";
 
 struct Story<'a> {
     task: &'a Task,
@@ -33,6 +39,8 @@ struct Story<'a> {
     triggered: Option<Time>,
     /// When the first of a chain of redispatched attempts was handed out.
     handed: Option<Time>,
+    /// Why it was handed out again.
+    between: &'static str,
     sentences: Vec<String>,
 }
 
@@ -135,6 +143,17 @@ impl Story<'_> {
         self.handed = Some(handed);
         // The fold notes the cause of the assignment where other rows note the principal.
         let cause = row.by.as_deref().unwrap_or("no cause given");
+        self.between = if cause == WATCHDOG { LOST } else { MOVED };
+        if cause == WATCHDOG {
+            return self.say(format!(
+                "Nobody held its attempt any more ({cause}): attempt {} was handed to node {} at log \
+                 index {}, {} after the one before; this does not count as a try.",
+                row.fence.attempt,
+                row.node,
+                row.index,
+                row.at.since(handed)
+            ));
+        }
         self.say(format!(
             "Its shard moved ({cause}): attempt {} was handed to node {} at log index {}, {} after the \
              one before; this does not count as a try.",
@@ -152,6 +171,7 @@ impl Story<'_> {
                 submitted: self.submitted,
                 handed: self.handed,
                 triggered: self.triggered,
+                between: self.between,
                 started: end.started,
                 queued: end.queued,
             };
@@ -336,6 +356,26 @@ mod tests {
             "300ms until its shard had moved",
             "250ms in the queue of its target",
             "50ms on the node",
+        ] {
+            assert!(story.contains(part), "{part} in\n{story}");
+        }
+    }
+
+    #[test]
+    fn what_was_lost_and_handed_out_again_says_so() {
+        let mut again = row(3, 41_000, RowKind::Redispatched, 2, 10_000);
+        again.by = Some(WATCHDOG.into());
+        let rows = [
+            row(1, 9_000, RowKind::Submitted, 0, 10_000),
+            row(2, 9_990, RowKind::Triggered, 1, 10_000),
+            again,
+            ended(row(4, 41_900, RowKind::Done, 2, 0), 41_000, 0, 200),
+        ];
+        let story = story(&task(Stage::Done, 41_900), &rows);
+        for part in [
+            "Nobody held its attempt any more (watchdog): attempt 2 was handed to node 2",
+            "does not count as a try",
+            "began 31s late: 31s until it was missed and handed out again",
         ] {
             assert!(story.contains(part), "{part} in\n{story}");
         }

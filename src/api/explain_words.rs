@@ -13,6 +13,8 @@ pub struct Lateness {
     pub handed: Option<Time>,
     /// When it was handed to the owner that carried it out.
     pub triggered: Option<Time>,
+    /// What happened between the two.
+    pub between: &'static str,
     pub started: Time,
     pub queued: Span,
 }
@@ -50,7 +52,7 @@ impl Lateness {
         [
             (submitted.since(self.due), "because it was submitted late"),
             (handed.since(submitted), "until its trigger was committed"),
-            (triggered.since(handed), "until its shard had moved"),
+            (triggered.since(handed), self.between),
             (queued, "in the queue of its target"),
             (Span(rest.0 - queued.0), "on the node that carried it out"),
         ]

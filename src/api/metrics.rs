@@ -24,6 +24,19 @@ pub struct Histogram {
     pub sum: f64,
 }
 
+/// A regular duty of this node since its process started.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DutyNumbers {
+    pub name: &'static str,
+    pub runs: u64,
+    /// Tasks it moved, handed out, dropped or wrote.
+    pub tasks: u64,
+    /// Since its last run ended; `None`: it has not run here.
+    pub age_seconds: Option<f64>,
+    /// What the last run took.
+    pub took_seconds: f64,
+}
+
 /// What the metrics show at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Numbers {
@@ -52,6 +65,7 @@ pub struct Numbers {
     /// Retired tasks whose history this node's store holds, and its bytes.
     pub history_tasks: u64,
     pub history_bytes: u64,
+    pub duties: Vec<DutyNumbers>,
     /// Access-log lines that a slow disk cost.
     pub access_lines_dropped: u64,
 }
@@ -158,10 +172,40 @@ impl Collector for Metrics {
         let help = "Bytes of the histories of retired tasks in the store, its own pages aside";
         let bytes = numbers.history_bytes;
         gauge(&mut encoder, "horolog_history_bytes", help, bytes)?;
+        duties(&mut encoder, &numbers.duties)?;
         let help = "Access log lines dropped because the disk was slow";
         let name = "horolog_access_lines_dropped";
         counter(&mut encoder, name, help, numbers.access_lines_dropped)
     }
+}
+
+fn duties(encoder: &mut DescriptorEncoder<'_>, duties: &[DutyNumbers]) -> fmt::Result {
+    let name = "horolog_lifecycle_runs";
+    let help = "Runs of a regular duty on this node, by itself or by hand";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for duty in duties {
+        ConstCounter::new(duty.runs).encode(family.encode_family(&[("duty", duty.name)])?)?;
+    }
+    let name = "horolog_lifecycle_tasks";
+    let help = "Tasks that a regular duty loaded, handed out again, dropped or wrote";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for duty in duties {
+        ConstCounter::new(duty.tasks).encode(family.encode_family(&[("duty", duty.name)])?)?;
+    }
+    let name = "horolog_lifecycle_last_age_seconds";
+    let help = "Since the last run of a regular duty ended; nothing for one that has not run here";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (duty, age) in duties.iter().filter_map(|d| Some((d, d.age_seconds?))) {
+        ConstGauge::new(age).encode(family.encode_family(&[("duty", duty.name)])?)?;
+    }
+    let name = "horolog_lifecycle_last_run_seconds";
+    let help = "What the last run of a regular duty took";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for duty in duties {
+        let took = ConstGauge::new(duty.took_seconds);
+        took.encode(family.encode_family(&[("duty", duty.name)])?)?;
+    }
+    Ok(())
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
@@ -213,6 +257,13 @@ mod tests {
             scrub_bytes: 1_000,
             history_tasks: 3,
             history_bytes: 1_234,
+            duties: vec![DutyNumbers {
+                name: "load",
+                runs: 3,
+                tasks: 40,
+                age_seconds: Some(0.5),
+                took_seconds: 0.25,
+            }],
             ..Numbers::default()
         };
         let mut registry = Registry::default();
@@ -239,6 +290,10 @@ mod tests {
             "horolog_scrub_age_seconds 0",
             "horolog_history_tasks 3",
             "horolog_history_bytes 1234",
+            "horolog_lifecycle_runs_total{duty=\"load\"} 3",
+            "horolog_lifecycle_tasks_total{duty=\"load\"} 40",
+            "horolog_lifecycle_last_age_seconds{duty=\"load\"} 0.5",
+            "horolog_lifecycle_last_run_seconds{duty=\"load\"} 0.25",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

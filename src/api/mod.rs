@@ -27,6 +27,7 @@ mod fuzz;
 mod health;
 mod history;
 mod idle;
+mod lifecycle;
 mod list;
 pub mod metrics;
 mod old;

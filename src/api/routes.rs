@@ -10,7 +10,8 @@ use utoipa_axum::routes;
 
 use super::problem::{Kind, Problem};
 use super::{
-    Api, access, actions, auth, batch, bulk, cluster, health, history, list, old, openapi, tasks,
+    Api, access, actions, auth, batch, bulk, cluster, health, history, lifecycle, list, old,
+    openapi, tasks,
 };
 
 /// The whole API as one service.
@@ -42,6 +43,7 @@ pub(super) fn documented() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(list::stats))
         .routes(routes!(cluster::status))
         .routes(routes!(cluster::add))
+        .routes(routes!(lifecycle::run))
         .routes(routes!(old::submit))
         .routes(routes!(old::inner_submit))
         .routes(routes!(old::uuid))

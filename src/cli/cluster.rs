@@ -1,7 +1,7 @@
-//! `cluster …`: who leads, who follows, who owns what; and one node more.
+//! `cluster …`: who leads, who follows, who owns what; one node more; duties by hand.
 
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -31,8 +31,37 @@ enum Verb {
         #[arg(long)]
         learner: bool,
     },
+    /// Runs a regular duty at once: on the server that is asked, or on the leader if it is the
+    /// leader's.
+    Run { duty: Duty },
 }
 
+/// What is otherwise done with a period.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Duty {
+    /// Loads what is due soon.
+    Load,
+    /// Hands out again what is due and nobody holds.
+    Watchdog,
+    /// Drops finished tasks that are old enough.
+    Retire,
+    /// Writes the state to the store.
+    Checkpoint,
+}
+
+impl Duty {
+    fn path(self) -> &'static str {
+        match self {
+            Duty::Load => "/v1/lifecycle/load",
+            Duty::Watchdog => "/v1/lifecycle/watchdog",
+            Duty::Retire => "/v1/lifecycle/retire",
+            Duty::Checkpoint => "/v1/lifecycle/checkpoint",
+        }
+    }
+}
+
+/// How long a duty may take.
+const RUN: Span = Span::minutes(3);
 /// How long a node may take to catch up.
 const CATCH_UP: Span = Span::minutes(5);
 
@@ -48,9 +77,23 @@ pub async fn run(args: ClusterArgs) -> Result<()> {
                 .call(Method::POST, path, Some(body.into_bytes()), CATCH_UP)
                 .await?
         }
+        Verb::Run { duty } => {
+            let answer = server.call(Method::POST, duty.path(), None, RUN).await?;
+            show(&answer, args.remote.json, ran);
+            return Ok(());
+        }
     };
     show(&answer, args.remote.json, status);
     Ok(())
+}
+
+fn ran(run: &Value) {
+    let (duty, node) = (text(run, "duty"), text(run, "node"));
+    let (handled, examined) = (text(run, "handled"), text(run, "examined"));
+    let (index, took) = (text(run, "index"), text(run, "took_ms"));
+    line(&format!(
+        "{duty} on node {node}: {handled} of {examined} tasks handled in {took} ms, at log index {index}"
+    ));
 }
 
 fn status(cluster: &Value) {

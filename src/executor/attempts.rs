@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use crate::model::limits::OUTCOME_GRACE;
 use crate::model::{Epoch, Fence, Seq, Time};
 
 /// An attempt's name.
@@ -114,6 +115,14 @@ impl Attempts {
         }
         self.withdrawn.insert(id, steady);
         true
+    }
+
+    /// Whether an attempt waits, is under way, was withdrawn, or ended so recently that the log may
+    /// not have heard of it.
+    pub fn knows(&self, id: Id, steady: Duration) -> bool {
+        let fresh = |since: Duration| steady.saturating_sub(since) < OUTCOME_GRACE.std();
+        let known = |entry: &Entry| !matches!(entry.place, Place::Ended { since } if !fresh(since));
+        self.is_withdrawn(id) || self.entries.get(&id).is_some_and(known)
     }
 
     /// Takes a withdrawal back.

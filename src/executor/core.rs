@@ -30,6 +30,8 @@ pub(super) struct Core {
     heap: BinaryHeap<Reverse<(Time, Seq, Fence)>>,
     /// The first place in (at, seq) order that may be open and is not in memory.
     missing: Option<(Time, Seq)>,
+    /// From where on what was missing is being read.
+    reading: Option<(Time, Seq)>,
     pub attempts: Attempts,
     pub targets: Targets,
     contact: Option<Duration>,
@@ -48,6 +50,7 @@ impl Core {
             held_max,
             heap: BinaryHeap::new(),
             missing: None,
+            reading: None,
             attempts: Attempts::default(),
             // A quarter each: one slow target cannot fill the memory that all share.
             targets: Targets::new(settings.per_target, settings.total, held_max / 4),
@@ -255,7 +258,8 @@ impl Core {
         let limit = max
             .min(self.held_max - self.waiting().min(self.held_max))
             .max(1);
-        self.missing.take().map(|place| (before(place), limit))
+        self.reading = self.missing.take();
+        self.reading.map(|place| (before(place), limit))
     }
 
     /// Takes what was read; a full piece means that there is more behind it.
@@ -268,6 +272,15 @@ impl Core {
         for (at, seq, fence) in piece {
             self.hold((*seq, *fence), *at);
         }
+        self.reading = None;
+    }
+
+    /// See [`super::Executor::knows`].
+    pub fn knows(&self, id: Id, at: Time, steady: Duration) -> bool {
+        let behind = |place: &(Time, Seq)| *place <= (at, id.0);
+        self.attempts.knows(id, steady)
+            || self.missing.iter().chain(&self.reading).any(behind)
+            || self.targets.spilled_before((at, id.0))
     }
 }
 

@@ -152,6 +152,12 @@ impl Executor {
         self.inner.lock().release(epoch)
     }
 
+    /// For each of these open attempts, whether it waits here, is under way, or its outcome was
+    /// handed over not long ago. What did not fit into memory counts as waiting.
+    pub fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+        self.inner.knows(open)
+    }
+
     /// Calls that hold a permit: under way, or waiting for their outcome to be taken.
     pub fn in_flight(&self) -> usize {
         self.inner.lock().targets.in_flight()

@@ -16,7 +16,7 @@ use super::deliver::{Call, Delivered, Delivery, FailureKind};
 use super::metrics::{ExecutorMetrics, Metrics, Result as Label};
 use super::targets::{Reference, TargetKey};
 use super::{Settings, Source, verdict};
-use crate::model::{Change, Clock, Event, Http, Spec, Target, Time};
+use crate::model::{Change, Clock, Event, Fence, Http, Seq, Spec, Target, Time};
 use crate::state::Dispatch;
 
 /// Attempts looked up under one lock of the state.
@@ -128,6 +128,14 @@ impl Inner {
     pub fn restore(&self, id: Id) {
         self.lock().restore(id);
         self.due.notify_one();
+    }
+
+    pub fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+        let steady = self.clock.steady();
+        let core = self.lock();
+        open.iter()
+            .map(|(at, seq, fence)| core.knows((*seq, *fence), *at, steady))
+            .collect()
     }
 
     pub fn load(&self) -> f64 {

@@ -146,6 +146,12 @@ impl Targets {
         place
     }
 
+    /// Whether some target's queue was too full for what lies at a place.
+    pub fn spilled_before(&self, place: (Time, Seq)) -> bool {
+        let spilled = |target: &Target| target.spilled.is_some_and(|first| first <= place);
+        self.targets.values().any(spilled)
+    }
+
     /// Puts a target that could start something into the ring.
     fn offer(&mut self, key: &TargetKey) {
         if let Some(target) = self.targets.get_mut(key)

@@ -137,15 +137,19 @@ pub struct AssignV1 {
     pub boot: Boot,
     /// Why, in a word: `start`, `lease`, `leader`, `watchdog`.
     pub cause: Arc<str>,
+    /// Only these attempts are handed out again, as far as they are open still; empty: every open
+    /// attempt of the shards.
+    pub lost: Vec<(Seq, Fence)>,
 }
 
 /// Finished tasks leave: those done or cancelled up to one instant, those dead up to another,
-/// marks that never met their task with the former. What happened to a task stays readable after
-/// it has left, until the history of what finished at its instant leaves too.
+/// marks that never met their task up to a third. What happened to a task stays readable after it
+/// has left, until the history of what finished at its instant leaves too.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct RetireV1 {
     pub finished_up_to: Time,
     pub dead_up_to: Time,
+    pub marks_up_to: Time,
     /// Histories of retired tasks that finished up to here are gone. Never goes back.
     pub history_up_to: Time,
     /// No more than so many in one fold.

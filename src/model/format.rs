@@ -183,6 +183,7 @@ fn events() -> Vec<(&'static str, Event)> {
                 node,
                 boot: 4,
                 cause: "lease".into(),
+                lost: vec![(seq, fence)],
             }
             .into(),
         ),
@@ -191,7 +192,8 @@ fn events() -> Vec<(&'static str, Event)> {
             RetireV1 {
                 finished_up_to: Time(1),
                 dead_up_to: Time(2),
-                history_up_to: Time(3),
+                marks_up_to: Time(3),
+                history_up_to: Time(4),
                 max: 4_096,
             }
             .into(),

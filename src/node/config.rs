@@ -4,11 +4,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use super::Config;
-use super::settings::{Engine, Settings, Timing};
+use super::settings::{Engine, Keep, Settings, Timing};
 use crate::api::AccessRotation;
 use crate::executor::{Guard, Rule};
 use crate::log::EngineKind;
-use crate::raft::{self, Cadence, Origin, Retention, ScrubPace};
+use crate::raft::{self, Cadence, Origin, Retention, ScrubPace, Watch};
 
 impl Config {
     /// Turns checked settings into a node's start.
@@ -45,6 +45,9 @@ impl Config {
             retention: Retention {
                 finished: settings.retention.done,
                 dead: settings.retention.dead,
+                marks: settings.retention.done,
+                failures_only: settings.retention.keep == Keep::Failures,
+                period: settings.retention.period,
                 history: settings.history.retention,
                 history_bytes: settings.history.max_bytes,
             },
@@ -57,10 +60,15 @@ impl Config {
                 window_bytes: settings.store.window_bytes,
                 kept: settings.raft.kept_entries,
                 kept_bytes: settings.raft.kept_bytes,
+                load_period: settings.store.load_period,
             },
             scrub: ScrubPace {
                 every: settings.scrub.every,
                 bytes_per_second: settings.scrub.bytes_per_second,
+            },
+            watch: Watch {
+                period: settings.watchdog.period,
+                after: settings.watchdog.after,
             },
             secret: settings
                 .cluster

@@ -29,7 +29,7 @@ use crate::api::{self, AccessLog, AccessRotation, Api, ApiSettings};
 use crate::executor::{Executor, Guard, HttpDelivery, Settings as ExecutorSettings};
 use crate::log::{DirLock, EngineKind, Identity, LogStore};
 use crate::model::{Clock, NodeId};
-use crate::raft::{self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing};
+use crate::raft::{self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, Watch};
 
 pub use clock::SystemClock;
 
@@ -53,6 +53,7 @@ pub struct Config {
     pub retention: Retention,
     pub cadence: Cadence,
     pub scrub: ScrubPace,
+    pub watch: Watch,
     /// The cluster secret.
     pub secret: Option<String>,
     pub api: ApiSettings,
@@ -119,6 +120,7 @@ impl Node {
             retention: config.retention,
             cadence: config.cadence,
             scrub: config.scrub,
+            watch: config.watch,
             clock: clock.clone(),
             fault,
         };

@@ -1,9 +1,9 @@
 //! Numbers for the metrics page, from the floors that count them.
 
 use crate::api::AccessLog;
-use crate::api::metrics::{Histogram, Numbers};
+use crate::api::metrics::{DutyNumbers, Histogram, Numbers};
 use crate::executor::Executor;
-use crate::raft::{COMMIT_BOUNDS, Cluster};
+use crate::raft::{COMMIT_BOUNDS, Cluster, Duty};
 
 /// Reads everything once.
 pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&AccessLog>) -> Numbers {
@@ -34,7 +34,19 @@ pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&Acces
         scrub_age_seconds: cluster.scrub_age().as_secs(),
         history_tasks: past.tasks,
         history_bytes: past.bytes,
+        duties: Duty::ALL.into_iter().map(|d| duty(cluster, d)).collect(),
         access_lines_dropped: access.map_or(0, |log| log.dropped() as u64),
+    }
+}
+
+fn duty(cluster: &Cluster, duty: Duty) -> DutyNumbers {
+    let tally = cluster.tally(duty);
+    DutyNumbers {
+        name: duty.name(),
+        runs: tally.runs,
+        tasks: tally.handled,
+        age_seconds: tally.age().map(|age| age.as_secs_f64()),
+        took_seconds: tally.took.as_secs_f64(),
     }
 }
 

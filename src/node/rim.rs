@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::executor::{Executor, Source};
-use crate::model::{Change, Epoch, Fence, NodeId, Seq};
+use crate::model::{Change, Epoch, Fence, NodeId, Seq, Time};
 use crate::raft::Rim;
 use crate::state::Shared;
 
@@ -26,6 +26,9 @@ impl Rim for ExecutorRim {
     }
     fn release(&self, epoch: Epoch) -> usize {
         self.0.release(epoch)
+    }
+    fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+        self.0.knows(open)
     }
     fn renew_lease(&self, contact: Duration) {
         self.0.renew_lease(contact);

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use crate::api::{AccessRotation, ApiSettings, Compat, Credential, is_loopback, serve};
 use crate::model::{NodeId, Span};
-use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
+use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, Watch};
 
 /// The settings of one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +30,7 @@ pub struct Settings {
     pub callbacks: Callbacks,
     pub retention: Retention,
     pub history: History,
+    pub watchdog: Watchdog,
     pub compat: Compat,
     pub access_log: AccessLog,
     pub telemetry: Telemetry,
@@ -119,6 +120,7 @@ pub struct Store {
     pub checkpoint_age: Span,
     pub window: Span,
     pub window_bytes: u64,
+    pub load_period: Span,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,6 +143,24 @@ pub struct Callbacks {
 pub struct Retention {
     pub done: Span,
     pub dead: Span,
+    pub keep: Keep,
+    pub period: Span,
+}
+
+/// Which finished tasks are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    #[default]
+    All,
+    Failures,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Watchdog {
+    pub period: Span,
+    pub after: Span,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -199,6 +219,7 @@ impl Default for Settings {
             callbacks: Callbacks::default(),
             retention: Retention::default(),
             history: History::default(),
+            watchdog: Watchdog::default(),
             compat: Compat::default(),
             access_log: AccessLog::default(),
             telemetry: Telemetry::default(),
@@ -238,6 +259,7 @@ impl Default for Store {
             checkpoint_age: cadence.age,
             window: cadence.window,
             window_bytes: cadence.window_bytes,
+            load_period: cadence.load_period,
         }
     }
 }
@@ -267,6 +289,8 @@ impl Default for Retention {
         Retention {
             done: Span::days(7),
             dead: Span::days(30),
+            keep: Keep::default(),
+            period: Span::seconds(5),
         }
     }
 }
@@ -277,6 +301,13 @@ impl Default for History {
             retention: Span::days(7),
             max_bytes: 1 << 30,
         }
+    }
+}
+
+impl Default for Watchdog {
+    fn default() -> Watchdog {
+        let Watch { period, after } = Watch::default();
+        Watchdog { period, after }
     }
 }
 
@@ -364,6 +395,9 @@ impl Settings {
                 "store.checkpoint_age",
                 self.store.checkpoint_age == Span::ZERO,
             ),
+            ("store.load_period", self.store.load_period == Span::ZERO),
+            ("retention.period", self.retention.period == Span::ZERO),
+            ("watchdog.period", self.watchdog.period == Span::ZERO),
             ("limits.connections", self.limits.connections == 0),
             (
                 "limits.head_timeout",
@@ -518,7 +552,7 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 8] = [
+        let wrong: [(&str, Change); 11] = [
             ("scrub.bytes_per_second", |s| s.scrub.bytes_per_second = 0),
             ("node.id", |s| s.node.id = None),
             ("node.dir", |s| s.node.dir = None),
@@ -526,6 +560,9 @@ mod tests {
                 s.cluster.nodes = [(2, "a:1".into())].into()
             }),
             ("callbacks.per_target", |s| s.callbacks.per_target = 0),
+            ("watchdog.period", |s| s.watchdog.period = Span(0)),
+            ("retention.period", |s| s.retention.period = Span(0)),
+            ("store.load_period", |s| s.store.load_period = Span(0)),
             ("limits.idle_timeout", |s| s.limits.idle_timeout = Span(1)),
             ("api.token", |s| s.api.token = Some(Hidden("a b".into()))),
             ("compat.fields", |s| {

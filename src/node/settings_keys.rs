@@ -169,6 +169,12 @@ pub const KEYS: &[Key] = &[
         "but only what is due within seconds, while that which was loaded takes so much memory: 16 bytes a task",
     ),
     key(
+        "store.load_period",
+        Kind::Span,
+        "",
+        "how often it is looked what must be loaded",
+    ),
+    key(
         "scrub.every",
         Kind::Span,
         "",
@@ -209,6 +215,30 @@ pub const KEYS: &[Key] = &[
         Kind::Span,
         "",
         "how long dead tasks are kept",
+    ),
+    key(
+        "retention.keep",
+        Kind::Text,
+        "",
+        "`all`, or `failures`: what is done or cancelled leaves after a minute at most, what is dead stays its time",
+    ),
+    key(
+        "retention.period",
+        Kind::Span,
+        "",
+        "how often it is looked what is old enough to leave",
+    ),
+    key(
+        "watchdog.period",
+        Kind::Span,
+        "",
+        "how often the leader looks for due attempts that nobody holds, to hand them out again",
+    ),
+    key(
+        "watchdog.after",
+        Kind::Span,
+        "",
+        "it looks at attempts that could have begun so long ago",
     ),
     key(
         "history.retention",

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::cluster::Busy;
 use super::inner::Inner;
 use super::lead::Lead;
+use super::lifecycle::{self, Duty, Handled};
 use super::peer::Lane;
 use super::proposer::Class;
 use super::types::Raft;
@@ -13,11 +15,11 @@ use super::view::SKEW_MAX_US;
 use super::wire::{self, Release, Verdict};
 use crate::model::limits::{ASSIGN_MAX, RETIRE_MAX, TRIGGER_MAX};
 use crate::model::{Assign, Event, NodeId, Outcome, Retire, Shard, Span, Time, Trigger};
-use crate::state::{Ownership, State, past_surplus};
+use crate::state::{Ownership, past_surplus};
 use openraft::async_runtime::WatchReceiver;
 
-/// How often finished tasks are looked for that are old enough to leave.
-const RETIRE_EVERY: Duration = Duration::from_secs(5);
+/// While nothing is due it is looked again after this: the wall clock may jump.
+const IDLE: Duration = Duration::from_secs(5);
 /// A former owner that lets go is given so long to finish what it has begun.
 const LET_GO_WITHIN: Duration = Duration::from_secs(1);
 /// A pause where there is nothing to be woken by.
@@ -56,17 +58,21 @@ async fn lead(inner: &Inner, raft: &Raft, term: u64) {
     if !settle_owners(inner, raft, term).await {
         return;
     }
+    let (retire, watch) = (inner.retention.period.std(), inner.watch.period.std());
+    // Beside each other: however much has to leave, what is due is triggered.
+    tokio::select! {
+        () = triggers(inner, raft, term) => {}
+        () = lifecycle::regularly(inner, Duty::Retire, retire) => {}
+        () = lifecycle::regularly(inner, Duty::Watchdog, watch) => {}
+    }
+}
+
+async fn triggers(inner: &Inner, raft: &Raft, term: u64) {
     let mut lead = Lead::default();
-    let mut surplus = Surplus::default();
-    let mut retire_at = inner.clock.steady();
     while leads(raft, term) {
         if inner.skewed.load(Ordering::SeqCst) {
             hand_over(inner, raft).await;
             return;
-        }
-        if inner.clock.steady() >= retire_at {
-            retire(inner, &mut surplus).await;
-            retire_at = inner.clock.steady() + RETIRE_EVERY;
         }
         trigger(inner, &mut lead).await;
     }
@@ -227,6 +233,7 @@ async fn assign(inner: &Inner, raft: &Raft, term: u64, cause: &str) -> bool {
             node: inner.node,
             boot: inner.boot,
             cause: cause.into(),
+            lost: Vec::new(),
         };
         if !until_decided(inner, raft, term, event.into()).await {
             return false;
@@ -284,9 +291,7 @@ async fn trigger(inner: &Inner, lead: &mut Lead) {
         deadline.map(|at| at.since(Time(0))),
     ];
     let next = wake.into_iter().flatten().min();
-    let pause = next.map_or(RETIRE_EVERY, |at| {
-        Time(at.0).since(now).std().min(RETIRE_EVERY)
-    });
+    let pause = next.map_or(IDLE, |at| Time(at.0).since(now).std().min(IDLE));
     #[allow(clippy::disallowed_methods)] // Until the next instant at which something is due.
     let sleep = tokio::time::sleep(pause.max(Duration::from_micros(500)));
     tokio::select! {
@@ -298,7 +303,7 @@ async fn trigger(inner: &Inner, lead: &mut Lead) {
 /// Up to where histories must leave because they take too much, as of a checkpoint: nothing of it
 /// changes until the next one.
 #[derive(Default)]
-struct Surplus {
+pub(super) struct Surplus {
     checkpoint: u64,
     up_to: Time,
 }
@@ -327,20 +332,29 @@ impl Surplus {
 }
 
 /// Drops what has been kept long enough, in pieces.
-async fn retire(inner: &Inner, surplus: &mut Surplus) {
-    let by_size = surplus.up_to(inner).await;
+///
+/// # Errors
+/// The log did not take a piece; those before it are gone.
+pub(crate) async fn retire(inner: &Inner) -> Result<Handled, Busy> {
+    let by_size = inner
+        .folded
+        .lifecycle
+        .surplus
+        .lock()
+        .await
+        .up_to(inner)
+        .await;
     let now = inner.clock.wall();
     let before = |kept: Span| Time(now.0.saturating_sub(kept.0));
     let event = Retire {
-        finished_up_to: before(inner.retention.finished),
+        finished_up_to: before(inner.retention.finished()),
         dead_up_to: before(inner.retention.dead),
+        marks_up_to: before(inner.retention.marks),
         history_up_to: before(inner.retention.history).max(by_size),
         max: RETIRE_MAX,
     };
-    let pending = || {
-        let due = |s: &State| s.has_retirable(&event);
-        inner.must(inner.state.read(due))
-    };
+    let pending = || inner.must(inner.state.read(|s| s.has_retirable(&event)));
+    let mut handled = Handled::default();
     while pending() {
         let verdicts = inner
             .proposer
@@ -348,10 +362,18 @@ async fn retire(inner: &Inner, surplus: &mut Surplus) {
             .await;
         match verdicts.first() {
             Some(Verdict::Decided {
-                outcome: Outcome::Counted { more: true, .. },
+                outcome: Outcome::Counted { count, more },
                 ..
-            }) => {}
-            _ => return,
+            }) => {
+                handled.examined += u64::from(*count);
+                handled.handled += u64::from(*count);
+                if !more {
+                    break;
+                }
+            }
+            Some(Verdict::Unknown) | None => return Err(Busy::Unknown),
+            Some(_) => return Err(Busy::NoLeader),
         }
     }
+    Ok(handled)
 }

@@ -80,15 +80,20 @@ impl Gathered {
             .store(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Bytes of events folded by this process when the last checkpoint began.
-    pub(crate) fn bytes_then(&self) -> u64 {
+    /// The same when the last checkpoint began.
+    fn bytes_then(&self) -> u64 {
         self.bytes_then.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of events folded by this process.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     fn holds(&self, times: u64) -> bool {
         // Whoever asks while a checkpoint begins may see the later of the two first.
         let then = self.bytes_then();
-        let bytes = self.bytes.load(Ordering::Relaxed).saturating_sub(then);
+        let bytes = self.bytes().saturating_sub(then);
         self.tasks.load(Ordering::Relaxed) >= self.tasks_max.saturating_mul(times)
             || bytes >= self.bytes_max.saturating_mul(times)
     }

@@ -18,20 +18,42 @@ use super::timing::Timing;
 use super::types::{Member, Raft};
 use super::upkeep::Cadence;
 use super::view::{Facts, Registry};
+use super::watchdog::Watch;
 use crate::log::LogStore;
 use crate::model::limits::HASHES_KEPT;
 use crate::model::{Boot, Clock, NodeId, Span};
 use crate::state::{Shared, StoreFault};
 
-/// How long finished tasks are kept, and their histories after them.
+/// How long finished tasks are kept, which, and their histories after them.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
+    /// Those done or cancelled.
     pub finished: Span,
     pub dead: Span,
+    /// Completions that came before their submit.
+    pub marks: Span,
+    /// Only dead tasks are kept: the others leave as soon as whoever waits for one has seen it.
+    pub failures_only: bool,
+    /// How often it is looked what is old enough.
+    pub period: Span,
     /// After the end of the task; zero: its history leaves with it.
     pub history: Span,
     /// What histories of retired tasks may take in the store; the oldest give way.
     pub history_bytes: u64,
+}
+
+/// What is done or cancelled stays for so long at least: somebody may be waiting for the outcome,
+/// or send the same submit again because an answer was lost.
+const FINISHED_LEAST: Span = Span::minutes(1);
+
+impl Retention {
+    /// How long what is done or cancelled is kept.
+    pub(crate) fn finished(&self) -> Span {
+        match self.failures_only {
+            true => self.finished.min(FINISHED_LEAST),
+            false => self.finished,
+        }
+    }
 }
 
 /// One node's part in the cluster, shared by its tasks.
@@ -46,6 +68,7 @@ pub(crate) struct Inner {
     pub(crate) retention: Retention,
     pub(crate) cadence: Cadence,
     pub(crate) scrub_pace: ScrubPace,
+    pub(crate) watch: Watch,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) log: LogStore,
     pub(crate) state: Shared,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 use super::gathered::{Gathered, Writing};
+use super::lifecycle::{Duty, Lifecycle};
 use super::rim::{NoRim, Rim};
 use super::snapshots::{SnapshotData, Snapshots, write_out};
 use super::types::{Attachment, Entry, LeaderId, LogId, Member, Reply, Stored, Types};
@@ -29,6 +30,8 @@ pub(crate) struct Folded {
     pub(crate) finished: tokio::sync::broadcast::Sender<Seq>,
     /// What no checkpoint has yet.
     pub(crate) gathered: Arc<Gathered>,
+    /// What the regular duties have done.
+    pub(crate) lifecycle: Lifecycle,
 }
 
 /// So many finished tasks may be waited for before a slow waiter has to look for itself.
@@ -41,6 +44,7 @@ impl Folded {
             due: Notify::new(),
             finished: tokio::sync::broadcast::Sender::new(FINISHED_BACKLOG),
             gathered: Arc::new(Gathered::new(cadence.tasks, cadence.bytes)),
+            lifecycle: Lifecycle::default(),
         }
     }
 }
@@ -220,6 +224,7 @@ impl RaftStateMachine<Types> for Machine {
             meta: self.meta(),
             state: self.state.clone(),
             snapshots: self.snapshots.clone(),
+            folded: self.folded.clone(),
         }
     }
 
@@ -273,6 +278,7 @@ pub(crate) struct Builder {
     meta: Meta,
     state: Shared,
     snapshots: Snapshots,
+    folded: Arc<Folded>,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -285,6 +291,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let checkpoint = self.checkpoint.take().ok_or_else(busy)?;
         let writing = self.writing.take();
         let (state, index) = (self.state.clone(), checkpoint.index());
+        let (began, tasks) = (tokio::time::Instant::now(), checkpoint.tasks());
         let written = tokio::task::spawn_blocking(move || {
             checkpoint.write()?;
             let old = state.write(|state| state.end_checkpoint())?;
@@ -297,6 +304,8 @@ impl RaftSnapshotBuilder<Types> for Builder {
             .map_err(io::Error::other)?
             .map_err(io::Error::other)?;
         let (image, ..) = image.ok_or_else(busy)?;
+        let lifecycle = &self.folded.lifecycle;
+        lifecycle.note(Duty::Checkpoint, began, tasks as u64);
         let part = self.snapshots.part(&format!("send-{index}"));
         let snapshot = SnapshotData::Own { image, part, index };
         Ok(Snapshot {

@@ -3,16 +3,19 @@
 //! ```text
 //! cluster.rs   what the floors above use: decide, barrier, view, add
 //!   proposer.rs   batches events into entries, on the leader
-//!   duties.rs     what a leader does: owners, triggers (lead.rs), retention
+//!   duties.rs     what a leader does: owners, triggers (lead.rs), retention, watchdog.rs
+//!   lifecycle.rs  counts the duties, and runs one by hand
 //! machine.rs   entries into the fold, effects to the rim; snapshots.rs, sending.rs, receive.rs
 //! storage.rs   entries into the log
 //! peer/        framed calls between nodes; network.rs and service.rs speak openraft over them
 //! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
 //! gathered.rs  how much waits for a checkpoint, and who waits for it
-//! form.rs      becoming a member      upkeep.rs  leases, snapshots, purges
+//! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
 //! scrub.rs     looks for rot in log and store
 //! ```
 
+#[cfg(test)]
+mod alone;
 mod cluster;
 mod duties;
 mod form;
@@ -20,7 +23,11 @@ mod gathered;
 mod heartbeat;
 mod inner;
 mod lead;
+mod lifecycle;
+#[cfg(test)]
+mod lifecycle_tests;
 mod machine;
+mod margin;
 mod network;
 mod peer;
 mod proposer;
@@ -38,11 +45,13 @@ mod timing;
 mod types;
 mod upkeep;
 mod view;
+mod watchdog;
 mod wire;
 
 pub use cluster::{Busy, Cluster, Decided};
 pub use form::Origin;
 pub use inner::Retention;
+pub use lifecycle::{Duty, Ran, Tally};
 pub use peer::{Duplex, Network, Tcp};
 pub use proposer::{COMMIT_BOUNDS, Class, Commits};
 pub use rim::Rim;
@@ -52,5 +61,6 @@ pub use timing::Timing;
 pub use types::{MemberShown, Members, membership};
 pub use upkeep::Cadence;
 pub use view::{ClusterView, NodeView, Scrubbed, ShardView};
+pub use watchdog::{CAUSE as WATCHDOG, Watch};
 #[cfg(any(test, fuzzing))]
 pub(crate) use wire::read_anything;

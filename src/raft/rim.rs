@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Change, Epoch, Fence, Seq};
+use crate::model::{Change, Epoch, Fence, Seq, Time};
 
 /// The executor as this floor sees it: it may be told and asked, nothing more. The floor above
 /// implements it, because a module uses only floors below its own.
@@ -16,6 +16,9 @@ pub trait Rim: Send + Sync + 'static {
     /// Starts nothing of this epoch or an older one any more; returns attempts still in flight:
     /// under way, or with an outcome that the log does not have yet.
     fn release(&self, epoch: Epoch) -> usize;
+    /// For each of these attempts, named by the instant from which it may begin, whether it waits
+    /// here, is under way, or its outcome is on the way to the log. Unsure means yes.
+    fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool>;
     /// The last moment (steady clock) at which a leader with a quorum was heard.
     fn renew_lease(&self, contact: Duration);
     /// Running ÷ capacity, 0…1.
@@ -33,6 +36,9 @@ impl Rim for NoRim {
     fn restore(&self, _: Seq, _: Fence) {}
     fn release(&self, _: Epoch) -> usize {
         0
+    }
+    fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+        vec![true; open.len()]
     }
     fn renew_lease(&self, _: Duration) {}
     fn load(&self) -> f64 {

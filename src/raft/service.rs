@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use std::sync::{Arc, PoisonError};
 
-use super::cluster::Cluster;
+use super::cluster::{Busy, Cluster};
 use super::inner::Inner;
 use super::peer::{Answer, Handler, Self_};
 use super::proposer::Class;
@@ -123,6 +123,12 @@ impl Service {
             wire::RELEASE => {
                 let Release { epoch } = decode(&body).map_err(text)?;
                 Ok(encode(&(self.0.rim.release(epoch) as u64)))
+            }
+            wire::DUTY => {
+                let duty = decode(&body).map_err(text)?;
+                let ran = Cluster(self.0.clone()).run_to_its_end(duty).await;
+                let answer = ran.map_err(|busy| !matches!(busy, Busy::NoLeader));
+                Ok(encode::<wire::Told>(&answer))
             }
             _ => Err(format!("request kind {kind} is unknown here")),
         }

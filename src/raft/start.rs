@@ -27,6 +27,7 @@ use super::timing::Timing;
 use super::types::{Member, Raft};
 use super::upkeep::Cadence;
 use super::view::Registry;
+use super::watchdog::Watch;
 use super::{duties, heartbeat, peer, upkeep};
 use crate::log::{Identity, LogFault, LogStore};
 use crate::model::{Clock, NodeId};
@@ -52,6 +53,7 @@ pub struct Options {
     pub retention: Retention,
     pub cadence: Cadence,
     pub scrub: ScrubPace,
+    pub watch: Watch,
     pub clock: Arc<dyn Clock>,
     /// Called when the node must stop; it does not come back.
     pub fault: Arc<dyn Fn(String) + Send + Sync>,
@@ -165,6 +167,7 @@ fn build(
         retention: options.retention,
         cadence: options.cadence,
         scrub_pace: options.scrub,
+        watch: options.watch,
         opened_at: options.log.bounds().last.map_or(0, |at| at.index),
         log: options.log,
         state: machine.state().clone(),

@@ -1,11 +1,13 @@
 //! Regular work of every node: leases, snapshots, purges, and noticing that Raft has stopped.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::cluster::Busy;
 use super::inner::Inner;
+use super::lifecycle::{self, Duty, Handled};
+use super::margin::Margin;
 use super::types::Raft;
 use crate::model::Span;
 use crate::state::StoreFault;
@@ -24,14 +26,9 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 /// A checkpoint that was asked for begins by then, or is asked for again.
 const BEGINS_WITHIN: Duration = Duration::from_millis(100);
 
-/// For a node that is taking in a snapshot so many times the usual bytes of the log are kept.
-const HELD_TIMES: u64 = 8;
-
 /// So far ahead is loaded whatever memory it takes: longer than it takes until the next look, and
 /// than any lead.
 const SOON: Span = Span::seconds(5);
-/// How often it is looked whether the window must move on.
-const WINDOW_EVERY: Duration = Duration::from_secs(1);
 
 /// When the state goes to the store, what of the log stays behind it, and how far ahead of its
 /// time a task comes back.
@@ -53,6 +50,8 @@ pub struct Cadence {
     pub window: Span,
     /// …while what was loaded takes less memory than this.
     pub window_bytes: u64,
+    /// How often it is looked whether the window must move on.
+    pub load_period: Span,
 }
 
 impl Default for Cadence {
@@ -70,6 +69,7 @@ impl Default for Cadence {
             kept_bytes: 128 << 20,
             window: Span::minutes(2),
             window_bytes: 256 << 20,
+            load_period: Span::seconds(1),
         }
     }
 }
@@ -118,35 +118,47 @@ fn quorum_age(inner: &Inner, raft: &Raft) -> Option<Duration> {
 
 /// Loads what is due soon, so that a trigger finds it in memory.
 pub(crate) async fn window(inner: Arc<Inner>) {
-    let mut ticks = tokio::time::interval(WINDOW_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = inner.stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let now = inner.clock.wall();
-        let (soon, until) = (now.plus(SOON), now.plus(inner.cadence.window));
-        let budget = inner.cadence.window_bytes as usize;
-        let (state, stop) = (inner.state.clone(), inner.stop.clone());
-        let loaded = tokio::task::spawn_blocking(move || {
-            // In pieces: the fold goes on between them.
-            while !stop.is_cancelled()
-                && !state.write(|state| state.load_ahead(soon, until, budget))?
-            {}
-            Ok::<(), StoreFault>(())
-        });
-        if let Ok(loaded) = loaded.await {
-            inner.must(loaded);
-        }
+    let period = inner.cadence.load_period.std();
+    tokio::select! {
+        () = inner.stop.cancelled() => {}
+        () = lifecycle::regularly(&inner, Duty::Load, period) => {}
     }
+}
+
+/// Moves the window on to where it should be by now.
+///
+/// # Errors
+/// The store cannot be read; the node ends.
+pub(crate) async fn load(inner: &Inner) -> Result<Handled, Busy> {
+    let now = inner.clock.wall();
+    let (soon, until) = (now.plus(SOON), now.plus(inner.cadence.window));
+    let budget = inner.cadence.window_bytes as usize;
+    let (state, stop) = (inner.state.clone(), inner.stop.clone());
+    let loaded = tokio::task::spawn_blocking(move || {
+        let mut tasks = 0;
+        // In pieces: the fold goes on between them.
+        while !stop.is_cancelled() {
+            let loaded = state.write(|state| state.load_ahead(soon, until, budget))?;
+            tasks += loaded.tasks as u64;
+            if loaded.done {
+                break;
+            }
+        }
+        Ok::<u64, StoreFault>(tasks)
+    });
+    let tasks = inner.must(loaded.await.map_err(|_| Busy::Fault)?);
+    Ok(Handled {
+        examined: tasks,
+        handled: tasks,
+    })
 }
 
 /// Makes checkpoints and purges what they cover; one after the other, never both at once.
 pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
-    let gathered = &inner.folded.gathered;
+    let (gathered, lifecycle) = (&inner.folded.gathered, &inner.folded.lifecycle);
     let mut made_at = inner.clock.steady();
-    let mut kept = Kept::default();
+    let mut margin = Margin::new(inner.cadence.kept, inner.cadence.kept_bytes);
+    let mut purging = 0;
     let mut ticks = tokio::time::interval(LOG_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -154,6 +166,7 @@ pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
             () = inner.stop.cancelled() => return,
             _ = ticks.tick() => {}
             () = gathered.full.notified() => {}
+            () = lifecycle.wake.notified() => {}
         }
         let (applied, snapshot, purged, stopped) = {
             let metrics = raft.metrics();
@@ -179,18 +192,23 @@ pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
             let now = inner.clock.steady().as_millis() as u64;
             inner.checkpoint_at_ms.store(now, Ordering::Relaxed);
         }
-        kept.note(snapshot, gathered.bytes_then());
-        let Cadence { entries, age, .. } = inner.cadence;
-        let now = inner.clock.steady();
-        let old = now.saturating_sub(made_at) >= age.std() && inner.state.read(|s| s.dirty() > 0);
+        margin.note(applied, gathered.bytes());
         let needed = inner.sending.needed_behind();
-        if let Some(upto) = kept.purge(&inner.cadence, purged, needed) {
+        // Only once: what a follower is being sent is purged later.
+        let purge = margin.purge(snapshot, purged, needed);
+        if let Some(upto) = purge.filter(|upto| *upto > purging) {
+            purging = upto;
             let _ = raft.trigger().purge_log(upto).await;
         }
         if gathered.is_writing() {
             continue;
         }
-        if applied.saturating_sub(snapshot) >= entries || gathered.is_full() || old {
+        let Cadence { entries, age, .. } = inner.cadence;
+        let now = inner.clock.steady();
+        let old = now.saturating_sub(made_at) >= age.std() && inner.state.read(|s| s.dirty() > 0);
+        let wanted = lifecycle.wanted.load(Ordering::SeqCst) > snapshot;
+        let far = applied.saturating_sub(snapshot) >= entries || gathered.is_full();
+        if far || old || wanted {
             made_at = now;
             let mut writing = gathered.watch();
             let _ = raft.trigger().snapshot().await;
@@ -200,93 +218,5 @@ pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
                 gathered.full.notify_one();
             }
         }
-    }
-}
-
-/// How many bytes of events lie behind each of the last checkpoints.
-#[derive(Default)]
-struct Kept(VecDeque<(u64, u64)>);
-
-impl Kept {
-    /// A checkpoint reaches this index; so many bytes were folded when it began.
-    fn note(&mut self, index: u64, bytes: u64) {
-        if self.0.back().is_none_or(|(last, _)| *last < index) {
-            self.0.push_back((index, bytes));
-        }
-    }
-
-    /// Up to where the log may go, if that is worth the while. What follows `needed` stays for a
-    /// node that is taking in a snapshot, up to a bound.
-    fn purge(&mut self, cadence: &Cadence, purged: u64, needed: Option<u64>) -> Option<u64> {
-        let (snapshot, bytes) = *self.0.back()?;
-        let held = bytes - self.0.front()?.1;
-        let needed = needed
-            .filter(|_| held < cadence.kept_bytes.saturating_mul(HELD_TIMES))
-            .unwrap_or(u64::MAX);
-        let mut by_bytes = 0;
-        while let Some((index, then)) = self.0.front()
-            && self.0.len() > 1
-            && *index <= needed
-            && (bytes - then >= cadence.kept_bytes || *index <= purged)
-        {
-            by_bytes = *index;
-            self.0.pop_front();
-        }
-        if by_bytes > purged {
-            return Some(by_bytes);
-        }
-        let upto = snapshot.saturating_sub(cadence.kept).min(needed);
-        (upto.saturating_sub(purged) >= cadence.kept.max(1)).then_some(upto)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cadence(kept: u64, kept_bytes: u64) -> Cadence {
-        Cadence {
-            kept,
-            kept_bytes,
-            ..Cadence::default()
-        }
-    }
-
-    #[test]
-    fn the_log_goes_by_entries() {
-        let (mut kept, cadence) = (Kept::default(), cadence(100, u64::MAX));
-        assert_eq!(kept.purge(&cadence, 0, None), None);
-        kept.note(199, 1);
-        assert_eq!(kept.purge(&cadence, 0, None), None);
-        kept.note(200, 2);
-        assert_eq!(kept.purge(&cadence, 0, None), Some(100));
-        assert_eq!(kept.purge(&cadence, 100, None), None);
-    }
-
-    #[test]
-    fn what_follows_a_snapshot_on_its_way_stays_for_a_while() {
-        let (mut kept, cadence) = (Kept::default(), cadence(100, 1_000));
-        kept.note(1_000, 0);
-        assert_eq!(kept.purge(&cadence, 0, Some(500)), Some(500));
-        kept.note(2_000, 7_999);
-        assert_eq!(kept.purge(&cadence, 500, Some(500)), None);
-        kept.note(3_000, 8_000);
-        assert_eq!(kept.purge(&cadence, 500, Some(500)), Some(1_000), "no more");
-    }
-
-    #[test]
-    fn few_large_entries_go_by_their_bytes() {
-        let (mut kept, cadence) = (Kept::default(), cadence(10_000, 1_000));
-        for (index, bytes) in [(10, 400), (20, 800), (20, 900), (30, 1_200)] {
-            kept.note(index, bytes);
-            assert_eq!(kept.purge(&cadence, 0, None), None, "at {index}");
-        }
-        kept.note(40, 1_800);
-        assert_eq!(
-            kept.purge(&cadence, 0, None),
-            Some(20),
-            "1,000 bytes stay behind it"
-        );
-        assert_eq!(kept.purge(&cadence, 20, None), None);
     }
 }

@@ -7,6 +7,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 
+use super::lifecycle::Ran;
 use super::types::{
     PositionBytes, Types, VoteBytes, from_log, from_position_bytes, position_bytes, to_log,
 };
@@ -33,6 +34,7 @@ kinds! {
     WITHDRAW = 22,
     RELEASE = 23,
     JOIN = 24,
+    DUTY = 30,
 }
 
 /// What a node says of itself before there is a cluster.
@@ -229,6 +231,9 @@ pub(crate) fn read_transfer_request(
         last.map(from_position_bytes),
     ))
 }
+
+/// How a duty that was asked for went; an error says whether something may have happened.
+pub(crate) type Told = Result<Ran, bool>;
 
 /// A piece of a snapshot on its way.
 #[derive(Clone, Debug, Encode, Decode)]

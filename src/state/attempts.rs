@@ -188,7 +188,7 @@ impl State {
     }
 
     /// Whether this attempt holds the task and is still open.
-    fn held(&self, seq: Seq, fence: Fence) -> bool {
+    pub(super) fn held(&self, seq: Seq, fence: Fence) -> bool {
         self.table
             .task(seq)
             .is_some_and(|task| task.fence == fence && task.stage.is_open())

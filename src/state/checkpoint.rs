@@ -28,6 +28,11 @@ impl Checkpoint {
         self.saved.core.applied
     }
 
+    /// How many tasks have changed since the one before.
+    pub fn tasks(&self) -> usize {
+        self.layer.cells.len()
+    }
+
     /// Writes it, durably.
     ///
     /// # Errors
@@ -35,6 +40,15 @@ impl Checkpoint {
     pub fn write(&self) -> Result<(), StoreFault> {
         self.writer.write(&self.layer, &self.saved)
     }
+}
+
+/// What a piece of loading ahead came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Entries that were put into the queue.
+    pub tasks: usize,
+    /// Nothing is left to load.
+    pub done: bool,
 }
 
 /// An image of the store, the attachment of its checkpoint, and its log index.
@@ -128,8 +142,7 @@ impl State {
         self.dirty() + self.table.clean[0].len() + self.table.known.len()
     }
 
-    /// Puts what waits until an instant into the queue ahead of its time, a piece of it; says
-    /// whether that is done. When the queue has more bytes than `budget`, only what waits until
+    /// Puts what waits until an instant into the queue ahead of its time, a piece of it. When the queue has more bytes than `budget`, only what waits until
     /// `soon` is: a fold that needs it would have to read it all at once.
     ///
     /// # Errors
@@ -139,16 +152,20 @@ impl State {
         soon: Time,
         until: Time,
         budget: usize,
-    ) -> Result<bool, StoreFault> {
+    ) -> Result<Loaded, StoreFault> {
         let until = match self.table.waiting.memory() < budget {
             true => until,
             false => soon,
         };
         let to = minute(until).saturating_add(1);
-        match self.table.first_far_minute()? {
-            Some(next) if next < to => self.table.reach_piece(next).map(|()| false),
-            _ => self.table.reach(to).map(|()| true),
-        }
+        let (tasks, done) = match self.table.first_far_minute()? {
+            Some(next) if next < to => (self.table.reach_piece(next)?, false),
+            _ => {
+                self.table.reach(to)?;
+                (0, true)
+            }
+        };
+        Ok(Loaded { tasks, done })
     }
 
     /// A snapshot of this moment, made of all generations without changing any.

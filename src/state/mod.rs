@@ -53,10 +53,11 @@ use crate::model::limits::{HASH_EVERY, HASHES_KEPT, RETIRE_MAX, SHARDS_DEFAULT, 
 use crate::model::{Batch, Boot, By, Change, Epoch, Event, Fence, NodeId, Outcome, RowKind};
 use crate::model::{Seq, Shard, Time};
 
-pub use checkpoint::{Checkpoint, Imaged};
+pub use checkpoint::{Checkpoint, Imaged, Loaded};
 pub use hash::StateHash;
 pub use label::Label;
 pub use layer::{Cell, Layer, Minute, Place};
+pub use owners::Open;
 pub use past::{History, Past, PastSize, past_surplus, walk_histories};
 pub use progress::Committed;
 pub use read::{Dispatch, Filter, Page};
@@ -191,12 +192,16 @@ impl State {
                         .warm_finished(Class::Finished, e.finished_up_to, enough)?;
                     self.table
                         .warm_finished(Class::Dead, e.dead_up_to, enough)?;
-                    self.table.warm_marks(e.finished_up_to, enough)?;
+                    self.table.warm_marks(e.marks_up_to, enough)?;
                 }
                 Event::Assign(e) => {
                     let total = self.shard_total();
-                    self.table
-                        .warm_open(|hash| e.shards.contains(&Shard::of(hash, total)))?;
+                    if e.lost.is_empty() {
+                        self.table
+                            .warm_open(|hash| e.shards.contains(&Shard::of(hash, total)))?;
+                    }
+                    let mut lost = e.lost.iter();
+                    lost.try_for_each(|(seq, _)| self.table.warm_seq(*seq))?;
                 }
             }
         }

@@ -29,7 +29,7 @@ impl State {
                 *floor = (*floor).max(until);
             }
         }
-        let (dropped, rest) = self.drop_marks(event.finished_up_to, max);
+        let (dropped, rest) = self.drop_marks(event.marks_up_to, max);
         Outcome::Counted {
             count: (count + dropped) as u32,
             more: more || rest,
@@ -44,8 +44,8 @@ impl State {
         (keys.len(), more)
     }
 
-    /// Whether anything finished, or the history of what has left, has grown older than the
-    /// instants that an event names.
+    /// Whether such an event would find anything to drop: a task that has grown old enough, a mark,
+    /// or the history of what has left.
     ///
     /// # Errors
     /// The store cannot be read; the node must stop.
@@ -63,6 +63,6 @@ impl State {
         let floor = self.core.history_floor;
         let first = self.table.first_past(floor)?;
         Ok(first.is_some_and(|at| at <= event.history_up_to)
-            || self.table.may_drop_marks(event.finished_up_to)?)
+            || self.table.may_drop_marks(event.marks_up_to)?)
     }
 }

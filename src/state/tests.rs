@@ -310,6 +310,7 @@ pub(super) fn assign_all(node: NodeId, boot: Boot) -> Assign {
         node,
         boot,
         cause: "start".into(),
+        lost: Vec::new(),
     }
 }
 
@@ -317,6 +318,7 @@ pub(super) fn retire(finished_up_to: u64, dead_up_to: u64, max: u32) -> Retire {
     Retire {
         finished_up_to: Time(finished_up_to),
         dead_up_to: Time(dead_up_to),
+        marks_up_to: Time(finished_up_to),
         history_up_to: Time(0),
         max,
     }

@@ -121,8 +121,8 @@ impl Table {
     }
 
     /// Puts a piece of the first minute in which a task waits into the queue; the horizon moves
-    /// when it was the last.
-    pub(crate) fn reach_piece(&mut self, next: Minute) -> Warmed {
+    /// when it was the last. Says how many it was.
+    pub(crate) fn reach_piece(&mut self, next: Minute) -> Result<usize, StoreFault> {
         let after = self
             .loading
             .filter(|(minute, _)| *minute == next)
@@ -133,7 +133,7 @@ impl Table {
             .for_each(|(at, seq)| self.waiting.insert(*at, *seq));
         if piece.len() == FAR_PIECE {
             self.loading = piece.last().map(|(_, seq)| (next, *seq));
-            return Ok(());
+            return Ok(piece.len());
         }
         let frozen = self
             .frozen
@@ -141,12 +141,14 @@ impl Table {
             .and_then(|layer| layer.far.get(&next))
             .cloned();
         let dirty = self.dirty.far.remove(&next);
+        let mut loaded = piece.len();
         for (at, seq) in frozen.into_iter().chain(dirty).flatten() {
             self.waiting.insert(at, seq);
+            loaded += 1;
         }
         self.loading = None;
         self.horizon = next + 1;
-        Ok(())
+        Ok(loaded)
     }
 
     /// The first minute at or beyond the horizon in which a task may wait.

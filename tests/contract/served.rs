@@ -35,6 +35,7 @@ fn the_description_lists_every_route() {
         ("/v1/stats", &["get"]),
         ("/v1/cluster", &["get"]),
         ("/v1/cluster/nodes", &["post"]),
+        ("/v1/lifecycle/{duty}", &["post"]),
         ("/submit", &["post"]),
         ("/uuid", &["get"]),
         ("/api/task/done", &["post"]),
@@ -54,6 +55,7 @@ fn the_description_lists_every_route() {
     // And what it describes is there: no path is unknown, no method refused.
     for (path, methods) in document["paths"].as_object().unwrap() {
         let path = path.replace("{app}", "v-doc").replace("{id}", "nobody");
+        let path = path.replace("{duty}", "load");
         for method in methods.as_object().unwrap().keys() {
             let answer = super::http::send(shared().http, &method.to_uppercase(), &path, &[], b"");
             let text = answer.text();

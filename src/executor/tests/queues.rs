@@ -193,3 +193,81 @@ fn a_runtime_that_goes_away_takes_the_executor_along() {
     second.block_on(until(|| rig.executor.inner.lock().stopping));
     second.block_on(rig.executor.stop(THREADS));
 }
+
+/// Which of these attempts the executor knows.
+fn known(rig: &Rig, seqs: std::ops::Range<u64>) -> Vec<u64> {
+    let asked: Vec<_> = seqs
+        .clone()
+        .map(|seq| (START, Seq(seq), fence(1, 1)))
+        .collect();
+    let known = rig.executor.knows(&asked);
+    let known = seqs.zip(known).filter(|(_, known)| *known);
+    known.map(|(seq, _)| seq).collect()
+}
+
+/// The watchdog must leave alone what waits for its turn, however long that takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_or_runs_is_known_and_what_nobody_brought_is_not() {
+    let rig = Rig::new(small(2, 16, 1 << 10));
+    for seq in 0..50 {
+        rig.trigger(seq, START, "http://slow/");
+    }
+    until(|| rig.executor.metrics().queued == 48).await;
+    rig.clock.pass(Duration::from_secs(3_600));
+    assert_eq!(known(&rig, 0..60), Vec::from_iter(0..50));
+    let other = [(START, Seq(3), fence(1, 2)), (START, Seq(3), fence(2, 1))];
+    assert_eq!(
+        rig.executor.knows(&other),
+        [false, false],
+        "another attempt"
+    );
+    rig.close(7);
+    assert!(!known(&rig, 0..60).contains(&7), "the log closed it");
+}
+
+/// So must it what did not fit into memory, also while that is being read back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_did_not_fit_into_memory_is_known() {
+    let mut rig = Rig::new(small(1, 8, 40));
+    for seq in 0..400 {
+        rig.trigger(seq, START, "http://slow/");
+    }
+    for _ in 0..400 {
+        let open = rig.log.open_seqs();
+        let lost: Vec<u64> = {
+            let known = known(&rig, 0..400);
+            open.into_iter()
+                .filter(|seq| !known.contains(seq))
+                .collect()
+        };
+        // What ended between the two looks is unknown, and closed.
+        let open = rig.log.open_seqs();
+        assert!(lost.iter().all(|seq| !open.contains(seq)), "{lost:?}");
+        rig.script.gate.add_permits(1);
+        rig.outcome().await;
+    }
+}
+
+/// An outcome that the log has not heard of after a while never will be.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_is_on_its_way_only_for_a_while() {
+    let mut rig = Rig::new(small(2, 16, 1 << 10));
+    rig.trigger(1, START, "http://quick/");
+    let dropped = rig.outcomes.recv().await.unwrap();
+    assert!(matches!(dropped, Event::Done(_)));
+    until(|| rig.executor.in_flight() == 0).await;
+    assert_eq!(known(&rig, 0..5), [1], "it may be on its way");
+    rig.clock.pass(limits::OUTCOME_GRACE.std());
+    assert!(known(&rig, 0..5).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_let_go_of_is_not_known_any_more() {
+    let rig = Rig::unleased(settings());
+    rig.trigger(1, START, "http://quick/");
+    until(|| rig.executor.metrics().queued == 1).await;
+    rig.executor.release(Epoch(1));
+    rig.renew();
+    until(|| known(&rig, 0..5).is_empty()).await;
+    assert!(rig.script.begun().is_empty());
+}

@@ -126,6 +126,11 @@ impl Log {
         Change::Closed { seq, fence }
     }
 
+    pub fn open_seqs(&self) -> Vec<u64> {
+        let open = self.open.lock().unwrap();
+        open.keys().map(|(_, seq)| seq.0).collect()
+    }
+
     pub fn source(self: &Arc<Self>) -> Source {
         let (a, b) = (self.clone(), self.clone());
         Source {

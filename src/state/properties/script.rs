@@ -319,6 +319,14 @@ impl Writer {
         event
             .shards
             .retain(|shard| part < 100 || shard.0 % 7 == u16::from(part) % 7);
+        if part.is_multiple_of(3) {
+            let picked = [self.open(part), self.late(u16::from(part))];
+            event.lost = picked
+                .into_iter()
+                .flatten()
+                .map(|t| (t.seq, t.fence))
+                .collect();
+        }
         event.into()
     }
 

@@ -122,6 +122,7 @@ mod tests {
         let retire = Event::from(Retire {
             finished_up_to: Time(1_000),
             dead_up_to: Time(0),
+            marks_up_to: Time(0),
             history_up_to: Time(0),
             max: 10,
         });

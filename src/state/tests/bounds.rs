@@ -39,7 +39,8 @@ fn over_its_budget_the_window_holds_only_what_is_due_soon_and_nothing_is_missed(
     desk.submit_at("later", 12 * MINUTE);
     desk.state.cool(|_| true);
     let (soon, until) = (Time(10 * MINUTE), Time(13 * MINUTE));
-    let load = |state: &mut State, budget| while !state.load_ahead(soon, until, budget).unwrap() {};
+    let load =
+        |state: &mut State, budget| while !state.load_ahead(soon, until, budget).unwrap().done {};
     load(&mut desk.state, 0);
     assert_eq!(desk.state.table.horizon, 11);
     load(&mut desk.state, usize::MAX);

@@ -129,3 +129,54 @@ fn an_owner_reads_its_open_attempts_in_order_of_their_instants() {
     desk.fold(assign_all(2, 1));
     assert!(desk.state.dispatch(task.seq, task.fence).unwrap().is_none());
 }
+
+/// What the watchdog found nobody holding: only that, and only while it is what it was.
+#[test]
+fn only_what_is_lost_is_handed_out_again() {
+    let mut desk = Desk::new();
+    let held = desk.bring("held", Stage::Triggered);
+    let running = desk.bring("running", Stage::Running);
+    let lost = desk.bring("lost", Stage::Triggered);
+    let over = desk.bring("over", Stage::Done);
+    let named = |tasks: &[&Task]| Assign {
+        cause: "watchdog".into(),
+        lost: tasks.iter().map(|task| (task.seq, task.fence)).collect(),
+        ..assign_all(OWNER, 1)
+    };
+    let event = named(&[&lost, &over, &lost]);
+    assert_eq!(desk.fold(event.clone()), counted(1, false));
+    let again = desk.task("lost");
+    assert_eq!(
+        (again.stage, again.at, again.tries),
+        (Stage::Triggered, lost.at, 0)
+    );
+    assert_eq!(again.fence.attempt, lost.fence.attempt + 1);
+    assert!(again.fence > lost.fence, "I-14");
+    let (_, rows) = desk.state.rows(&key("lost")).unwrap().unwrap();
+    let row = rows.last().unwrap();
+    assert_eq!(
+        (row.kind, row.by.as_deref()),
+        (RowKind::Redispatched, Some("watchdog"))
+    );
+    for task in [&held, &running, &over] {
+        assert_eq!(desk.task(&task.key.id), *task, "it goes on as it is");
+    }
+    assert_eq!(desk.fold(event), counted(0, false), "its fence is old now");
+    assert_eq!(desk.fold(done(&held)), Outcome::Folded);
+    assert_eq!(desk.fold(done(&running)), Outcome::Folded);
+    let stale = Outcome::Stale { held: again.fence };
+    assert_eq!(desk.fold(done(&lost)), stale, "I-15");
+    assert_eq!(desk.fold(done(&again)), Outcome::Folded);
+}
+
+#[test]
+fn a_lost_attempt_in_another_shard_stays() {
+    let mut desk = Desk::new();
+    let lost = desk.bring("a", Stage::Triggered);
+    let own = lost.shard(limits::SHARDS_DEFAULT);
+    let mut event = assign_all(OWNER, 1);
+    event.shards.retain(|shard| *shard != own);
+    event.lost = vec![(lost.seq, lost.fence)];
+    assert_eq!(desk.fold(event), counted(0, false));
+    assert_eq!(desk.task("a"), lost);
+}

@@ -57,6 +57,23 @@ fn marks_that_never_met_their_task_leave_too() {
 }
 
 #[test]
+fn marks_have_an_age_of_their_own() {
+    let mut desk = Desk::new();
+    desk.fold(Complete {
+        mark: true,
+        ..complete("early")
+    });
+    desk.bring("done", Stage::Done);
+    let only_tasks = Retire {
+        marks_up_to: Time(0),
+        ..retire(99_000, 0, 10)
+    };
+    assert_eq!(desk.fold(only_tasks.clone()), counted(1, false));
+    assert!(!desk.state.has_retirable(&only_tasks).unwrap());
+    assert_eq!(desk.submit_at("early", 99_000).stage, Stage::Done);
+}
+
+#[test]
 fn an_id_is_free_again_and_names_another_task() {
     let mut desk = Desk::new();
     let old = desk.bring("a", Stage::Done);

@@ -195,3 +195,29 @@ fn the_proposer_is_told_whether_a_trigger_would_find_anything() {
     assert_eq!(desk.state.next().unwrap().0, Some(Time(50_000)));
     assert!(desk.state.has_due(Time(50_000), Time(0)).unwrap());
 }
+
+#[test]
+fn loading_ahead_counts_what_comes_into_the_wheel() {
+    let mut desk = Desk::new();
+    let minute = Span::minutes(1).0;
+    for n in 0..5 {
+        desk.submit_at(&format!("t-{n}"), (10 + n) * minute);
+    }
+    let load = |desk: &mut Desk, until: u64| {
+        let mut tasks = 0;
+        loop {
+            let loaded = desk
+                .state
+                .load_ahead(Time(until), Time(until), usize::MAX)
+                .unwrap();
+            tasks += loaded.tasks;
+            if loaded.done {
+                return tasks;
+            }
+        }
+    };
+    assert_eq!(load(&mut desk, 9 * minute), 0);
+    assert_eq!(load(&mut desk, 12 * minute), 3);
+    assert_eq!(load(&mut desk, 12 * minute), 0, "once");
+    assert_eq!(load(&mut desk, 99 * minute), 2);
+}
