@@ -8,7 +8,7 @@ use crate::fault::own_hashes;
 use crate::site::Site;
 use crate::support::http::Client;
 use crate::support::{now_ms, seconds};
-use crate::totals::Verdict;
+use crate::verdict::Verdict;
 
 /// One leader and all nodes ready: the 15 s that are promised, and what starting costs a debug
 /// build on a busy machine.

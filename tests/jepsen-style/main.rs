@@ -21,6 +21,7 @@
 mod support;
 
 mod chance;
+mod check;
 mod fault;
 mod heal;
 mod options;
@@ -30,7 +31,7 @@ mod report;
 mod run;
 mod sink;
 mod site;
-mod totals;
+mod verdict;
 mod wires;
 mod work;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chance::Chance;
+use crate::check;
 use crate::fault::{Begun, Kind, Trouble};
 use crate::heal;
 use crate::plan::Plan;
@@ -17,7 +18,7 @@ use crate::sink::Sink;
 use crate::site::{Mount, SMALL, Site};
 use crate::support::node::binary;
 use crate::support::{now_ms, seconds};
-use crate::totals::{self, Verdict};
+use crate::verdict::Verdict;
 use crate::wires::Wires;
 use crate::work::{self, Caller, Crew};
 
@@ -102,7 +103,7 @@ pub fn run(plan: &Plan) -> Outcome {
     let sink = Arc::into_inner(sink).expect("nobody else has the sink any more");
     verdicts.push(well_called(&sink));
     sink.close();
-    verdicts.extend(totals::check(&dir));
+    verdicts.extend(check::check(&dir));
     drop(mounts);
     let outcome = Outcome {
         repeat: format!("just jepsen {}", plan.options.shown()),
