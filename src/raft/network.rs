@@ -23,7 +23,7 @@ use crate::model::{CodecError, NodeId, decode, encode};
 /// How much of a snapshot goes in one call.
 const CHUNK_BYTES: usize = 1 << 20;
 /// One piece must be through by then, installation of the last included.
-const CHUNK_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const CHUNK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Makes connections to peers for openraft.
 #[derive(Clone)]
@@ -93,7 +93,7 @@ impl Peer {
         let joined = |e: tokio::task::JoinError| io(std::io::Error::other(e));
         let written = tokio::task::spawn_blocking(move || write_out(snapshot));
         let (path, index) = written.await.map_err(joined)?.map_err(io)?;
-        let _sent = self.sending.begin(index);
+        let sent = self.sending.begin(index);
         let mut file = std::fs::File::open(&path).map_err(io)?;
         // The file lives as long as it is open.
         std::fs::remove_file(&path).map_err(io)?;
@@ -118,6 +118,7 @@ impl Peer {
             let answer = self
                 .call(Lane::Snapshot, wire::SNAPSHOT, body, CHUNK_WITHIN)
                 .await?;
+            sent.progress();
             match decode(&answer).map_err(malformed)? {
                 Chunked::Next => offset += length,
                 Chunked::Installed(vote) => return Ok(SnapshotResponse::new(vote.into())),

@@ -545,7 +545,8 @@ impl Store for RedbStore {
 
     fn image(&self) -> Found<Box<dyn Image>> {
         let view = guarded(READING, || View::new(&self.db))?;
-        Ok(Box::new(view))
+        let _db = self.db.clone();
+        Ok(Box::new(RedbImage { view, _db }))
     }
 
     fn scrub(&self) -> Found<Option<StoreScrub>> {
@@ -565,19 +566,26 @@ impl Store for RedbStore {
     }
 }
 
-impl Image for View {
+/// A view that keeps its file open: a snapshot that is being sent outlives the store that it came
+/// from when another one is installed meanwhile.
+struct RedbImage {
+    view: View,
+    _db: Arc<Held>,
+}
+
+impl Image for RedbImage {
     fn saved(&self) -> Found<Option<Saved>> {
-        Ok(self.saved.get().cloned().flatten())
+        Ok(self.view.saved.get().cloned().flatten())
     }
 
     fn records_after(&self, after: Option<Seq>, max: usize) -> Found<Vec<(Record, Vec<Row>)>> {
         guarded(READING, || {
             let from = after.map_or(0, |seq| seq.0.saturating_add(1));
-            let rows = self.tasks.range(from..).map_err(reading)?.take(max);
+            let rows = self.view.tasks.range(from..).map_err(reading)?.take(max);
             rows.map(|row| {
                 let (seq, value) = row.map_err(reading)?;
                 let seq = Seq(seq.value());
-                Ok((task(seq, value.value())?, self.rows(seq)?))
+                Ok((task(seq, value.value())?, self.view.rows(seq)?))
             })
             .collect()
         })
@@ -585,7 +593,7 @@ impl Image for View {
 
     fn marks(&self) -> Found<Vec<(Key, Mark)>> {
         guarded(READING, || {
-            let rows = self.marks.iter().map_err(reading)?;
+            let rows = self.view.marks.iter().map_err(reading)?;
             rows.map(|row| {
                 let (key, mark) = row.map_err(reading)?;
                 Ok((read_key(key.value())?, open("a mark", mark.value())?))
@@ -596,7 +604,7 @@ impl Image for View {
 
     fn past_after(&self, after: Option<(Time, Seq)>, max: usize) -> Found<Vec<Block>> {
         guarded(READING, || {
-            let rows = self.past_range(after, max)?;
+            let rows = self.view.past_range(after, max)?;
             rows.map(|row| row.and_then(|(at, seq, value)| block(at, seq, value.value())))
                 .collect()
         })
@@ -608,13 +616,13 @@ impl Image for View {
         max: usize,
     ) -> Found<Vec<(Time, Seq, u64)>> {
         guarded(READING, || {
-            let rows = self.past_range(after, max)?;
+            let rows = self.view.past_range(after, max)?;
             rows.map(|row| row.map(|(at, seq, value)| (at, seq, value.value().len() as u64)))
                 .collect()
         })
     }
 
     fn past_size(&self) -> Found<PastSize> {
-        Ok(self.past_size)
+        Ok(self.view.past_size)
     }
 }

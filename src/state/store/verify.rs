@@ -157,6 +157,13 @@ mod tests {
     }
 
     #[test]
+    fn an_image_outlives_the_store_that_it_came_from() {
+        let (_dir, path) = store();
+        let image = crate::state::Store::image(&RedbStore::open(&path).unwrap()).unwrap();
+        assert_eq!(image.records_after(None, 1_000).unwrap().len(), 300);
+    }
+
+    #[test]
     fn a_sound_store_has_no_findings() {
         let (_dir, path) = store();
         let verified = verify_store(&path).unwrap();
