@@ -94,13 +94,10 @@ async fn prepared(inner: &Inner, raft: &Raft, term: u64) -> bool {
             hand_over(inner, raft).await;
             return false;
         }
-        let now = inner.clock.steady();
         let fresh = inner.timing.heartbeat() * 8;
         // Judged here and now: the flag follows when every peer has been asked.
-        let right = inner
-            .registry
-            .skew_us(inner.node, &inner.voters(), now, fresh)
-            .is_some_and(|skew| skew.abs() <= SKEW_MAX_US);
+        let skew = inner.skew_us(fresh);
+        let right = skew.is_some_and(|skew| skew.abs() <= SKEW_MAX_US);
         if folded && right && !inner.skewed.load(Ordering::SeqCst) {
             return true;
         }

@@ -73,12 +73,7 @@ async fn ping(inner: &Inner, id: NodeId, member: Member, within: Duration) {
 /// another node has it. With a wrong clock it stands all the same, and then hands over before it
 /// stamps anything.
 fn judge_clock(inner: &Inner, every: Duration) -> bool {
-    let fresh = every * 8;
-    let now = inner.clock.steady();
-    let Some(skew) = inner
-        .registry
-        .skew_us(inner.node, &inner.voters(), now, fresh)
-    else {
+    let Some(skew) = inner.skew_us(every * 8) else {
         return stands(inner);
     };
     inner.skew_us.store(skew, Ordering::Relaxed);

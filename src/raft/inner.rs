@@ -4,6 +4,7 @@ use openraft::async_runtime::WatchReceiver;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::machine::Folded;
@@ -53,6 +54,14 @@ impl Retention {
             true => self.finished.min(FINISHED_LEAST),
             false => self.finished,
         }
+    }
+}
+
+/// What is further off.
+fn worse(one: i64, other: i64) -> i64 {
+    match one.abs() >= other.abs() {
+        true => one,
+        false => other,
     }
 }
 
@@ -117,6 +126,21 @@ impl Inner {
             .nodes()
             .map(|(id, node)| (*id, node.clone()))
             .collect()
+    }
+
+    /// How far this node is off the others in time, by what was heard of them lately; `None` while
+    /// fewer than a majority are known.
+    ///
+    /// That is two things: what the machine's clock says, which the others are told, and the time
+    /// that the node goes by, which follows a jump only after a while. Neither may be wrong.
+    pub(crate) fn skew_us(&self, fresh: Duration) -> Option<i64> {
+        let (now, voters) = (self.clock.steady(), self.voters());
+        let lags = self.clock.wall_us() as i64 - self.clock.raw_us() as i64;
+        let skew = self.registry.skew_us(self.node, &voters, now, fresh)?;
+        Some(match voters.len() {
+            0 | 1 => skew,
+            _ => worse(skew, skew + lags),
+        })
     }
 
     pub(crate) fn voters(&self) -> Vec<NodeId> {
