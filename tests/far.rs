@@ -29,6 +29,7 @@ const AHEAD_MS: u64 = 2_000;
 const BEATS: u64 = 10;
 
 fn asked(name: &str, usual: u64) -> u64 {
+    #[allow(clippy::disallowed_methods)] // a test asks its caller
     let asked = std::env::var(name).ok();
     asked.map_or(usual, |n| {
         n.parse().unwrap_or_else(|_| panic!("{name} is a number"))

@@ -474,7 +474,7 @@ impl Check {
             let ((key, seq), at) = (place.value(), at.value());
             let row = view.past.get((at, seq)).map_err(reading)?;
             let there = row.and_then(|row| block(Time(at), Seq(seq), row.value()).ok());
-            if !there.is_some_and(|(past, _)| key_bytes(&past.task.key) == key) {
+            if there.is_none_or(|(past, _)| key_bytes(&past.task.key) != key) {
                 let key = String::from_utf8_lossy(key).replace('\0', "/");
                 self.say(format!(
                     "`past-ids` leads from {key} to past task {seq}, which is not there"
