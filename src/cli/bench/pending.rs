@@ -160,7 +160,7 @@ async fn measure(bench: &mut Bench, what: What) -> Result<()> {
         let rate = filling.fill(tasks).await?;
         match what {
             What::Growth => growth(bench, &mut filling, tasks, &mut first).await?,
-            What::Memory => memory(bench, &filling, tasks, rate, &mut first)?,
+            What::Memory => memory(bench, &filling, tasks, rate, &mut first).await?,
         }
     }
     filling.finish(bench).await
@@ -207,8 +207,9 @@ async fn growth(
     Ok(())
 }
 
-/// What the node occupies while so many wait.
-fn memory(
+/// What the node occupies while so many wait: just after they came, and when a checkpoint has put
+/// the last of them into the store.
+async fn memory(
     bench: &mut Bench,
     filling: &Filling,
     tasks: u64,
@@ -219,7 +220,15 @@ fn memory(
         .target
         .first()
         .context("memory is that of an own node")?;
-    let resident = resident_bytes(pid).context("the node's memory cannot be read")? as f64;
+    let resident = || resident_bytes(pid).context("the node's memory cannot be read");
+    let loading = resident()? as f64;
+    let after = Figure::new(
+        "S7",
+        format!("resident just after loading, {tasks} pending"),
+    );
+    bench.report.figure(after.rate(loading / MIB, "MiB"));
+    filling.target.checkpoint().await?;
+    let resident = resident()? as f64;
     let least = *first.get_or_insert(resident);
     let store = bytes_below(&dir.join("state")) as f64;
     let rest = bytes_below(&dir) as f64 - store;

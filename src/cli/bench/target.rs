@@ -1,6 +1,7 @@
 //! The cluster under test: one of the bench's own, or one that runs already.
 
 use anyhow::{Context as _, Result, bail};
+use http::Method;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use super::books::Books;
 use super::facts::cpu_time;
 use crate::cli::client::{Remote, Server};
 use crate::cli::nodes::Nodes;
+use crate::model::Span;
 
 /// Candidates for the ports of a cluster, below those that outgoing connections take.
 const PORTS: std::ops::Range<u16> = 12_000..22_000;
@@ -104,6 +106,15 @@ impl Target {
     pub async fn stats(&self, app: &str) -> Result<serde_json::Value> {
         let path = format!("/v1/stats?app={app}");
         Ok(self.server.get(&path).await?.json)
+    }
+
+    /// Has the state put into the store, and waits for it.
+    pub async fn checkpoint(&self) -> Result<()> {
+        let path = "/v1/lifecycle/checkpoint";
+        self.server
+            .call(Method::POST, path, None, Span::minutes(2))
+            .await?;
+        Ok(())
     }
 
     /// Closes the books of a run.
