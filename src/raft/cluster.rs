@@ -627,12 +627,13 @@ fn refused(e: RaftError<super::types::Types, ClientWriteError<super::types::Type
 }
 
 /// Whether an event that may have been decided may be proposed again. A repeated submit is the same
-/// submit, and a repeated report is stale. But what names no attempt would be done twice: a failure
-/// told from outside first ends the attempt, and told again the task.
+/// submit, and a repeated report is stale. But a failure told from outside would count twice: it
+/// ends the attempt, and told again the task, because one that waits for its retry keeps its fence;
+/// and a success that names no attempt would end the next one, should the task be run again.
 fn may_repeat(event: &Event) -> bool {
     match event {
         Event::Cancel(_) | Event::Change(_) | Event::Run(_) => false,
-        Event::Complete(complete) => complete.fence.is_some(),
+        Event::Complete(complete) => complete.ok && complete.fence.is_some(),
         _ => true,
     }
 }
@@ -663,19 +664,21 @@ mod tests {
 
     #[test]
     fn what_would_be_done_twice_is_not_repeated() {
-        let complete = |fence| {
+        let complete = |ok, fence| {
             Event::from(Complete {
                 key: Key::new("a", "b").unwrap(),
                 fence,
-                ok: false,
+                ok,
                 error: None,
                 result: None,
                 mark: false,
                 by: By::from("test"),
             })
         };
-        assert!(!may_repeat(&complete(None)));
-        assert!(may_repeat(&complete(Some(7))));
+        assert!(may_repeat(&complete(true, Some(7))));
+        for (ok, fence) in [(true, None), (false, Some(7)), (false, None)] {
+            assert!(!may_repeat(&complete(ok, fence)), "{ok} {fence:?}");
+        }
     }
 
     /// Found by the fault harness, seed 21: a batch that was answered 503, and took effect.
