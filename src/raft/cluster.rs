@@ -1,9 +1,8 @@
 //! One node's part in the cluster, as the floors above use it.
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ReadPolicy;
-use openraft::{ChangeMembers, ServerState};
+use openraft::ServerState;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,21 +12,20 @@ use tokio::time::Instant;
 use super::inner::Inner;
 use super::peer::{CallError, Lane};
 use super::proposer::{Class, Commits};
-use super::service::wiped;
 use super::types::{Member, Raft};
 use super::view::{ClusterView, Facts, NodeView, Scrubbed, ShardView};
-use super::wire::{self, Join, Propose, Verdict, Withdraw};
+use super::wire::{self, Propose, Verdict, Withdraw};
 use crate::model::{
     Batch, Event, Fence, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time, decode, encode,
 };
 use crate::state::{Shared, State, StoreFault};
 
 /// While no leader is known, a request waits so long for one.
-const LEADER_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const LEADER_WITHIN: Duration = Duration::from_secs(1);
 /// A request that may have been appended is given so long to come back.
-const OUTCOME_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const OUTCOME_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks for a leader.
-const LOOK: Duration = Duration::from_millis(15);
+pub(super) const LOOK: Duration = Duration::from_millis(15);
 /// How long a peer may take to tell its facts.
 const VIEW_WITHIN: Duration = Duration::from_millis(300);
 /// A node not heard for so long is listed as dead.
@@ -477,108 +475,6 @@ impl Cluster {
         }
     }
 
-    /// Takes in the node that waits at a peer address, as a learner or as a voter.
-    ///
-    /// # Errors
-    /// Says why not, and what to do.
-    pub async fn add(&self, id: NodeId, peer: String, voter: bool) -> Result<(), String> {
-        let status = super::form::status(&self.0.peers, id, &peer)
-            .await
-            .map_err(|e| e.to_string())?;
-        if status.cluster != 0 && !status.members.iter().any(|(member, _)| *member == id) {
-            return Err(format!(
-                "node {id} at {peer} belongs to another cluster already"
-            ));
-        }
-        let (http, incarnation) = (status.http, status.incarnation);
-        self.take_in(Join {
-            id,
-            peer,
-            http,
-            incarnation,
-            voter,
-        })
-        .await?;
-        self.seen(id).await;
-        Ok(())
-    }
-
-    /// Waits until this node's own view has a member that the leader took in: whoever asked here
-    /// looks here next. In vain only when this node is cut off, and then its view says that.
-    async fn seen(&self, id: NodeId) {
-        let Some(raft) = self.0.raft() else { return };
-        let mut metrics = raft.server_metrics();
-        let seen = async {
-            while !self.0.members().contains_key(&id) {
-                if metrics.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        // Too late is the same as cut off.
-        let _ = tokio::time::timeout(LEADER_WITHIN, seen).await;
-    }
-
-    /// Takes a node in, on the leader or through it.
-    pub(crate) async fn take_in(&self, join: Join) -> Result<(), String> {
-        let leader = self
-            .0
-            .leader()
-            .ok_or("no leader is known at the moment; try again")?;
-        if leader != self.0.node {
-            let member = self
-                .0
-                .members()
-                .remove(&leader)
-                .ok_or("the leader is not a member")?;
-            let to = (leader, member.peer.as_str());
-            let body = encode(&join).into();
-            let call = self
-                .0
-                .peers
-                .call(to, Lane::Urgent, wire::JOIN, body, OUTCOME_WITHIN);
-            let answer = call.await.map_err(|e| e.to_string())?;
-            let taken: Result<u128, String> = decode(&answer).map_err(|e| e.to_string())?;
-            return taken.map(drop);
-        }
-        let raft = self.0.raft().ok_or("Raft is not running yet")?;
-        let (id, voter) = (join.id, join.voter);
-        match self.0.members().get(&id) {
-            Some(known) if known.incarnation != join.incarnation => return Err(wiped(id)),
-            Some(_) if !voter || self.0.voters().contains(&id) => return Ok(()),
-            _ => {}
-        }
-        let member = Member {
-            peer: join.peer,
-            http: join.http,
-            incarnation: join.incarnation,
-        };
-        raft.add_learner(id, member, false).await.map_err(refused)?;
-        if voter {
-            // It becomes a voter once it has caught up; whoever asked need not wait for that.
-            let cluster = self.clone();
-            tokio::spawn(async move {
-                if let Err(why) = cluster.promote(id).await {
-                    tracing::warn!(node = id, "stays a learner: {why}");
-                }
-            });
-        }
-        Ok(())
-    }
-
-    /// Makes a learner a voter once it has caught up.
-    async fn promote(&self, id: NodeId) -> Result<(), String> {
-        let raft = self.0.raft().ok_or("Raft is not running yet")?;
-        let member = self.0.members().remove(&id).ok_or("it is not a member")?;
-        raft.add_learner(id, member, true).await.map_err(refused)?;
-        let change = ChangeMembers::AddVoterIds([id].into());
-        raft.change_membership(change, true)
-            .await
-            .map_err(refused)?;
-        tracing::info!(node = id, "became a voter");
-        Ok(())
-    }
-
     /// Numbers for metrics.
     pub fn commits(&self) -> Commits {
         self.0.proposer.commits()
@@ -620,10 +516,6 @@ impl Cluster {
     pub fn log_status(&self) -> crate::log::LogStatus {
         self.0.log.status()
     }
-}
-
-fn refused(e: RaftError<super::types::Types, ClientWriteError<super::types::Types>>) -> String {
-    e.to_string()
 }
 
 /// Whether an event that may have been decided may be proposed again. A repeated submit is the same

@@ -107,25 +107,26 @@ async fn prepared(inner: &Inner, raft: &Raft, term: u64) -> bool {
     false
 }
 
-/// Gives the lead to the member that has the most of the log and can be heard; says whether
-/// there is one.
+/// Whether a voter is this node, or was heard of within the last few heartbeats.
+pub(crate) fn is_heard(inner: &Inner, id: NodeId) -> bool {
+    let fresh = inner.timing.heartbeat() * 8;
+    let silent = inner.registry.silent_for(id, inner.clock.steady());
+    id == inner.node || silent.is_some_and(|silent| silent <= fresh)
+}
+
+/// The voter that has the most of the log, of those that can be heard.
+pub(crate) fn successor(inner: &Inner) -> Option<NodeId> {
+    let others = inner.voters().into_iter().filter(|id| *id != inner.node);
+    others.filter(|id| is_heard(inner, *id)).max_by_key(|id| {
+        let facts = inner.registry.facts(*id);
+        facts.map_or(0, |(facts, _)| facts.applied)
+    })
+}
+
+/// Gives the lead to the fittest voter; says whether there is one.
 pub(crate) async fn hand_over(inner: &Inner, raft: &Raft) -> bool {
     inner.proposer.open(0);
-    let now = inner.clock.steady();
-    let fresh = inner.timing.heartbeat() * 8;
-    let heard = inner.voters().into_iter().filter(|id| {
-        *id != inner.node
-            && inner
-                .registry
-                .silent_for(*id, now)
-                .is_some_and(|s| s <= fresh)
-    });
-    let to = heard.max_by_key(|id| {
-        inner
-            .registry
-            .facts(*id)
-            .map_or(0, |(facts, _)| facts.applied)
-    });
+    let to = successor(inner);
     if let Some(to) = to {
         tracing::warn!(to, "handing over the lead");
         // An error means that Raft is stopping, and then nobody leads here anyway.
@@ -134,6 +135,36 @@ pub(crate) async fn hand_over(inner: &Inner, raft: &Raft) -> bool {
     #[allow(clippy::disallowed_methods)] // The other one needs it to take over.
     tokio::time::sleep(inner.timing.heartbeat()).await;
     to.is_some()
+}
+
+/// Gives the lead to a voter that is to have it; says whether it has it.
+///
+/// There is no way back within a term: openraft proposes nothing any more once a transfer has
+/// begun. So when the other one has not taken over in time, this node stands for election itself.
+pub(crate) async fn hand_over_to(inner: &Inner, raft: &Raft, to: NodeId) -> bool {
+    let Ok(leader) = raft.as_leader() else {
+        return true;
+    };
+    let term = leader.leader_id().term;
+    tracing::info!(to, "moving the lead");
+    inner.proposer.open(0);
+    let (shortest, _) = inner.timing.election();
+    let mut metrics = raft.server_metrics();
+    let moved = async {
+        // An error means that Raft is stopping, and then nobody leads here anyway.
+        let _ = raft.trigger().transfer_leader(to).await;
+        while leads(raft, term) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let moved = tokio::time::timeout(shortest, moved).await.is_ok();
+    if !moved {
+        tracing::warn!(to, "did not take the lead in time; standing for election again");
+        let _ = raft.trigger().elect(false).await;
+    }
+    moved
 }
 
 /// Makes this run of this node the owner of every shard, once every former owner has let go or

@@ -1,6 +1,7 @@
 //! Soft state on heartbeats: clocks, load, state hashes. None of it is in the log, so that an
 //! idle cluster writes nothing.
 
+use openraft::async_runtime::WatchReceiver;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -45,6 +46,7 @@ async fn ping(inner: &Inner, id: NodeId, member: Member, within: Duration) {
     let sent = inner.clock.steady();
     let body = encode(&Ping {
         facts: inner.facts(false),
+        removed_in: 0,
         wall_us: sent_us,
     })
     .into();
@@ -59,11 +61,27 @@ async fn ping(inner: &Inner, id: NodeId, member: Member, within: Duration) {
     let Ok(theirs) = decode::<Ping>(&answer) else {
         return;
     };
+    judge_membership(inner, id, theirs.removed_in);
     let now = inner.clock.steady();
     let middle_us = sent_us as i64 + (now.saturating_sub(sent).as_micros() / 2) as i64;
     inner
         .registry
         .heard(theirs.facts, now, theirs.wall_us as i64 - middle_us);
+}
+
+/// A node that was removed while it could not be told learns it from the leader. A leader of an
+/// earlier term may know less of the members than this node does.
+fn judge_membership(inner: &Inner, leader: NodeId, removed_in: u64) {
+    let term = inner
+        .raft()
+        .map_or(0, |raft| raft.metrics().borrow_watched().current_term);
+    if removed_in > 0 && removed_in >= term {
+        (inner.fault)(format!(
+            "node {} is no member of its cluster any more, says node {leader}, which leads it; its \
+             directory is of no use: delete it, and come back with a new --id and --join",
+            inner.node
+        ));
+    }
 }
 
 /// A clock off the others' median must neither trigger nor stamp: this node stops standing for

@@ -10,6 +10,7 @@
 //! peer/        framed calls between nodes; network.rs and service.rs speak openraft over them
 //! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
 //! gathered.rs  how much waits for a checkpoint, and who waits for it
+//! members.rs   nodes added, removed, replaced; the lead moved
 //! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
 //! scrub.rs     looks for rot in log and store
 //! ```
@@ -28,6 +29,7 @@ mod lifecycle;
 mod lifecycle_tests;
 mod machine;
 mod margin;
+mod members;
 mod network;
 mod peer;
 mod proposer;

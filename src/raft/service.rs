@@ -10,8 +10,11 @@ use super::proposer::Class;
 use super::receive::Received;
 use super::snapshots::{SnapshotData, received_attachment};
 use super::types::Raft;
-use super::wire::{self, Chunk, Chunked, Join, Ping, Propose, Release, Status, Verdict, Withdraw};
-use crate::model::{Batch, decode, encode};
+use super::wire::{
+    self, Chunk, Chunked, Join, Ordered, Ping, Propose, Release, Status, Verdict, Withdraw,
+};
+use super::members;
+use crate::model::{Batch, NodeId, decode, encode};
 
 /// Answers peers.
 pub(crate) struct Service(pub(crate) Arc<Inner>);
@@ -49,6 +52,7 @@ impl Handler for Service {
                 wire::STATUS => Ok(encode(&self.status())),
                 wire::JOIN => self.join(&body).await,
                 _ if !member => Err("this node is not in that cluster (yet)".into()),
+                wire::PING => Ok(self.ping(hello.from)),
                 _ => self.answer(kind, body).await,
             };
             if let Err(e) = &answered {
@@ -115,7 +119,6 @@ impl Service {
                 Ok(Vec::new())
             }
             wire::SNAPSHOT => self.snapshot(raft, &body).await,
-            wire::PING => Ok(self.ping()),
             wire::VIEW => Ok(encode(&self.0.facts(true))),
             wire::PROPOSE => self.propose(&body).await,
             wire::BARRIER => self.barrier(raft).await,
@@ -123,6 +126,11 @@ impl Service {
             wire::RELEASE => {
                 let Release { epoch } = decode(&body).map_err(text)?;
                 Ok(encode(&(self.0.rim.release(epoch) as u64)))
+            }
+            wire::ORDER => {
+                let order = decode(&body).map_err(text)?;
+                let obeyed = members::obey(&self.0, order).await;
+                Ok(encode::<Result<Ordered, String>>(&obeyed))
             }
             wire::DUTY => {
                 let duty = decode(&body).map_err(text)?;
@@ -134,9 +142,12 @@ impl Service {
         }
     }
 
-    fn ping(&self) -> Vec<u8> {
+    fn ping(&self, from: NodeId) -> Vec<u8> {
+        let leads = self.0.raft().and_then(|raft| raft.as_leader().ok());
+        let removed = leads.filter(|_| !self.0.members().contains_key(&from));
         encode(&Ping {
             facts: self.0.facts(false),
+            removed_in: removed.map_or(0, |leader| leader.leader_id().term),
             wall_us: self.0.clock.raw_us(),
         })
     }

@@ -34,6 +34,7 @@ kinds! {
     WITHDRAW = 22,
     RELEASE = 23,
     JOIN = 24,
+    ORDER = 25,
     DUTY = 30,
 }
 
@@ -49,10 +50,31 @@ pub(crate) struct Status {
     pub(crate) members: Vec<(NodeId, u128)>,
 }
 
+/// What an operator wants of the members; the leader does it.
+#[derive(Clone, Debug, Encode, Decode)]
+pub(crate) enum Order {
+    Remove { id: NodeId },
+    Replace { old: NodeId, new: Join },
+    Lead { to: Option<NodeId> },
+}
+
+/// What became of an order that was not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Ordered {
+    Done,
+    /// The leader was itself to go, and has handed over: it is for the next one.
+    Passed,
+    /// Nothing was done.
+    NotLeader,
+}
+
 /// Soft state that rides on heartbeats.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct Ping {
     pub(crate) facts: Facts,
+    /// In an answer: the term in which its sender leads a cluster that has no such member as the
+    /// one who asks; else 0.
+    pub(crate) removed_in: u64,
     /// The sender's wall clock, µs.
     pub(crate) wall_us: u64,
 }
