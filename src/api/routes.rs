@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 
 use super::problem::{Kind, Problem};
 use super::{
-    Api, access, actions, auth, batch, bulk, cluster, health, history, lifecycle, list, old,
-    openapi, tasks,
+    Api, access, actions, auth, batch, bulk, cluster, health, history, lifecycle, list, members,
+    old, openapi, tasks,
 };
 
 /// The whole API as one service.
@@ -42,7 +42,10 @@ pub(super) fn documented() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(history::explanation))
         .routes(routes!(list::stats))
         .routes(routes!(cluster::status))
-        .routes(routes!(cluster::add))
+        .routes(routes!(members::add))
+        .routes(routes!(members::remove))
+        .routes(routes!(members::replace))
+        .routes(routes!(members::lead))
         .routes(routes!(lifecycle::run))
         .routes(routes!(old::submit))
         .routes(routes!(old::inner_submit))

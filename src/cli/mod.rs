@@ -12,6 +12,7 @@ mod import;
 mod log;
 mod nodes;
 mod output;
+mod recover;
 pub mod serve;
 mod submit;
 mod task;
@@ -43,12 +44,14 @@ enum Command {
     Bench(BenchArgs),
     /// Submits, reads and changes tasks.
     Task(task::TaskArgs),
-    /// Shows the cluster and lets it grow.
+    /// Shows the cluster, and changes its members.
     Cluster(cluster::ClusterArgs),
     /// Submits tasks from a file of JSON lines, resumable.
     Import(import::ImportArgs),
     /// Reads the files of a stopped node.
     Log(log::LogArgs),
+    /// Lets one survivor go on alone, when a majority of the nodes is lost for good.
+    Recover(recover::RecoverArgs),
     /// Prints a completion script for a shell.
     Completions { shell: Shell },
 }
@@ -67,6 +70,7 @@ pub fn run() -> ExitCode {
         Command::Cluster(args) => block_on(cluster::run(args)),
         Command::Import(args) => block_on(import::run(args)),
         Command::Log(args) => log::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
@@ -127,6 +131,10 @@ mod tests {
             "horolog task events shop order-17",
             "horolog cluster status --json",
             "horolog cluster add 4 a:1",
+            "horolog cluster remove 4",
+            "horolog cluster replace 3 4 a:1 --json",
+            "horolog cluster lead",
+            "horolog cluster lead 2 --server http://127.0.0.1:7401",
             "horolog cluster run load",
             "horolog cluster run watchdog --json",
             "horolog cluster run retire --server http://127.0.0.1:7401",
@@ -138,6 +146,8 @@ mod tests {
             "horolog log verify d",
             "horolog log verify --data d",
             "horolog log export d --history",
+            "horolog recover data/1",
+            "horolog recover data/1 --accept-loss",
             "horolog bench floors --json",
             "horolog completions bash",
         ] {

@@ -1,8 +1,8 @@
 //! One node's part in the cluster, as the floors above use it.
 
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::ReadPolicy;
-use openraft::ServerState;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -380,7 +380,11 @@ impl Cluster {
             }
             None => (None, 0, Vec::new()),
         };
-        let members = self.0.members();
+        let mut members = self.0.members();
+        if self.0.removed.get().is_some() {
+            // The last it has of the log may still hold itself.
+            members.remove(&self.0.node);
+        }
         let facts = members
             .iter()
             .map(|(id, member)| self.ask_facts(*id, member));

@@ -161,7 +161,10 @@ pub(crate) async fn hand_over_to(inner: &Inner, raft: &Raft, to: NodeId) -> bool
     };
     let moved = tokio::time::timeout(shortest, moved).await.is_ok();
     if !moved {
-        tracing::warn!(to, "did not take the lead in time; standing for election again");
+        tracing::warn!(
+            to,
+            "did not take the lead in time; standing for election again"
+        );
         let _ = raft.trigger().elect(false).await;
     }
     moved

@@ -13,6 +13,10 @@ use super::view::SKEW_MAX_US;
 use super::wire::{self, Ping};
 use crate::model::{NodeId, decode, encode};
 
+/// A node that learns that it was removed answers so long what it was asked: the removal itself, it
+/// may be. It starts nothing any more, because its lease is not renewed.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Pings every peer, judges clock and hashes, until told to stop.
 pub(crate) async fn run(inner: Arc<Inner>) {
     let every = inner.timing.heartbeat();
@@ -75,7 +79,9 @@ fn judge_membership(inner: &Inner, leader: NodeId, removed_in: u64) {
     let term = inner
         .raft()
         .map_or(0, |raft| raft.metrics().borrow_watched().current_term);
-    if removed_in > 0 && removed_in >= term {
+    let removed = removed_in > 0 && removed_in >= term;
+    let now = inner.clock.steady();
+    if removed && now.saturating_sub(*inner.removed.get_or_init(|| now)) >= FAREWELL {
         (inner.fault)(format!(
             "node {} is no member of its cluster any more, says node {leader}, which leads it; its \
              directory is of no use: delete it, and come back with a new --id and --join",

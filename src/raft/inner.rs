@@ -92,6 +92,8 @@ pub(crate) struct Inner {
     pub(crate) receiving: Mutex<Receiving>,
     /// The clock is off: this node neither leads nor starts anything.
     pub(crate) skewed: AtomicBool,
+    /// When this node was first told that it is no member any more, on the steady clock.
+    pub(crate) removed: OnceLock<Duration>,
     pub(crate) skew_us: std::sync::atomic::AtomicI64,
     /// How far ahead of their instant tasks are triggered, µs.
     pub(crate) lead_us: AtomicU64,

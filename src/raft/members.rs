@@ -5,8 +5,7 @@
 //! lead over first, and the next one does it.
 
 use openraft::ChangeMembers;
-use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -58,6 +57,9 @@ impl Cluster {
         self.order(Order::Lead { to }).await?;
         let moved = |cluster: &Cluster| {
             let leader = cluster.0.leader();
+            if leader == Some(cluster.0.node) && !cluster.0.proposer.is_open() {
+                return false;
+            }
             match to {
                 Some(to) => leader == Some(to),
                 None => leader.is_some() && leader != before,
@@ -72,18 +74,15 @@ impl Cluster {
     /// Waits until this node's own view shows what the leader has done: whoever asked here looks
     /// here next. In vain only when this node is cut off, and then its view says that.
     async fn sees(&self, shown: impl Fn(&Cluster) -> bool) -> bool {
-        let Some(raft) = self.0.raft() else {
-            return false;
-        };
-        let mut metrics = raft.server_metrics();
-        let seen = async {
-            while !shown(self) {
-                if metrics.changed().await.is_err() {
-                    return;
-                }
+        let began = Instant::now();
+        while !shown(self) {
+            if began.elapsed() > LEADER_WITHIN {
+                return false;
             }
-        };
-        tokio::time::timeout(LEADER_WITHIN, seen).await.is_ok() && shown(self)
+            #[allow(clippy::disallowed_methods)] // Until the log has come here.
+            tokio::time::sleep(LOOK).await;
+        }
+        true
     }
 
     /// Has the leader do it, whoever that is by then.
@@ -247,7 +246,11 @@ async fn remove(inner: &Inner, raft: &Raft, id: NodeId) -> Result<Ordered, Strin
         let change = ChangeMembers::RemoveNodes([id].into());
         return changed(raft, change).await;
     }
-    let rest: Vec<NodeId> = voters.iter().copied().filter(|other| *other != id).collect();
+    let rest: Vec<NodeId> = voters
+        .iter()
+        .copied()
+        .filter(|other| *other != id)
+        .collect();
     if rest.is_empty() {
         return Err(format!(
             "node {id} is the only voter, and holds everything; add another first"
@@ -315,7 +318,11 @@ async fn replace(inner: &Inner, raft: &Raft, old: NodeId, new: Join) -> Result<O
     if !voters.contains(&old) {
         return changed(raft, ChangeMembers::RemoveNodes([old].into())).await;
     }
-    let mut rest: Vec<NodeId> = voters.iter().copied().filter(|other| *other != old).collect();
+    let mut rest: Vec<NodeId> = voters
+        .iter()
+        .copied()
+        .filter(|other| *other != old)
+        .collect();
     if !rest.contains(&id) {
         rest.push(id);
     }
@@ -334,10 +341,22 @@ async fn replace(inner: &Inner, raft: &Raft, old: NodeId, new: Join) -> Result<O
 
 /// What is removed is not kept as a learner.
 async fn changed(raft: &Raft, change: ChangeMembers<NodeId, Member>) -> Result<Ordered, String> {
-    raft.change_membership(change, false)
-        .await
-        .map_err(refused)?;
-    Ok(Ordered::Done)
+    match raft.change_membership(change, false).await {
+        Ok(_) => Ok(Ordered::Done),
+        Err(e) if is_for_later(&e) => Ok(Ordered::NotLeader),
+        Err(e) => Err(refused(e)),
+    }
+}
+
+/// A leader that has just begun to lead, or does not any more, has not changed anything.
+fn is_for_later(e: &Failed) -> bool {
+    matches!(
+        e.api_error(),
+        Some(
+            ClientWriteError::ForwardToLeader(_)
+                | ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))
+        )
+    )
 }
 
 async fn lead(inner: &Inner, raft: &Raft, to: Option<NodeId>) -> Result<Ordered, String> {
@@ -365,6 +384,8 @@ async fn pass_on(inner: &Inner, raft: &Raft, to: Option<NodeId>) -> Result<Order
     }
 }
 
-fn refused(e: RaftError<super::types::Types, ClientWriteError<super::types::Types>>) -> String {
+type Failed = RaftError<super::types::Types, ClientWriteError<super::types::Types>>;
+
+fn refused(e: Failed) -> String {
     e.to_string()
 }

@@ -12,6 +12,7 @@
 //! gathered.rs  how much waits for a checkpoint, and who waits for it
 //! members.rs   nodes added, removed, replaced; the lead moved
 //! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
+//! recover.rs   one survivor goes on alone, when a majority is lost for good
 //! scrub.rs     looks for rot in log and store
 //! ```
 
@@ -34,6 +35,7 @@ mod network;
 mod peer;
 mod proposer;
 mod receive;
+mod recover;
 mod rim;
 mod scrub;
 mod sending;
@@ -56,6 +58,7 @@ pub use inner::Retention;
 pub use lifecycle::{Duty, Ran, Tally};
 pub use peer::{Duplex, Network, Tcp};
 pub use proposer::{COMMIT_BOUNDS, Class, Commits};
+pub use recover::{Standing, go_on_alone, standing};
 pub use rim::Rim;
 pub use scrub::{SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
 pub use start::{Options, Running, StartError, start};

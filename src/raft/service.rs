@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::cluster::{Busy, Cluster};
 use super::inner::Inner;
+use super::members;
 use super::peer::{Answer, Handler, Self_};
 use super::proposer::Class;
 use super::receive::Received;
@@ -13,7 +14,6 @@ use super::types::Raft;
 use super::wire::{
     self, Chunk, Chunked, Join, Ordered, Ping, Propose, Release, Status, Verdict, Withdraw,
 };
-use super::members;
 use crate::model::{Batch, NodeId, decode, encode};
 
 /// Answers peers.

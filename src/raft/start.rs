@@ -181,6 +181,7 @@ fn build(
         sending: Sending::new(options.clock.clone()),
         receiving: Mutex::new(Receiving::default()),
         skewed: AtomicBool::new(false),
+        removed: OnceLock::new(),
         skew_us: AtomicI64::new(0),
         lead_us: AtomicU64::new(0),
         checkpoint: AtomicU64::new(0),

@@ -94,15 +94,15 @@ pub fn run(args: &LogArgs) -> Result<()> {
 }
 
 /// A directory that no node uses.
-struct Stopped {
+pub(super) struct Stopped {
     dir: PathBuf,
-    identity: Identity,
-    log: Result<LogStore, LogFault>,
+    pub(super) identity: Identity,
+    pub(super) log: Result<LogStore, LogFault>,
     _lock: DirLock,
 }
 
 impl Stopped {
-    fn open(dir: &Path) -> Result<Stopped> {
+    pub(super) fn open(dir: &Path) -> Result<Stopped> {
         let engine = match (dir.join("log.redb").exists(), dir.join("log.sled").exists()) {
             (true, _) => EngineKind::Redb,
             (_, true) => EngineKind::Sled,
