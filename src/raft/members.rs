@@ -305,16 +305,18 @@ async fn replace(inner: &Inner, raft: &Raft, old: NodeId, new: Join) -> Result<O
         incarnation: new.incarnation,
     };
     let caught_up = raft.add_learner(id, member, true);
-    tokio::time::timeout(CATCH_UP_WITHIN, caught_up)
-        .await
-        .map_err(|_| {
-            format!(
+    match tokio::time::timeout(CATCH_UP_WITHIN, caught_up).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(e)) if is_for_later(&e) => return Ok(Ordered::NotLeader),
+        Ok(Err(e)) => return Err(refused(e)),
+        Err(_) => {
+            return Err(format!(
                 "node {id} has not caught up within {} s and goes on as a learner; node {old} is \
                  still there; try again later",
                 CATCH_UP_WITHIN.as_secs()
-            )
-        })?
-        .map_err(refused)?;
+            ));
+        }
+    }
     if !voters.contains(&old) {
         return changed(raft, ChangeMembers::RemoveNodes([old].into())).await;
     }
