@@ -17,6 +17,7 @@ mod contract {
     mod callbacks;
     mod commands;
     mod complete;
+    mod deploy;
     mod dev;
     mod history;
     mod hostile;
