@@ -265,7 +265,7 @@ impl Plan {
 
     fn next_of_every(&self, every: &Every, from: i64) -> Option<i64> {
         let mut next = every.at_or_after(from);
-        while next < HORIZON * 1_000 && next < self.within.1 {
+        while next < END * 1_000 && next < self.within.1 {
             let second = next.div_euclid(1_000);
             if self.is_free(second) {
                 return Some(next);
@@ -324,8 +324,10 @@ impl Plan {
     }
 }
 
-/// 2100-01-01T00:00:00Z and the furthest offset, in seconds.
-const HORIZON: i64 = 4_102_444_800 + OFFSET_MAX;
+/// 2100-01-01T00:00:00Z, in seconds.
+const END: i64 = 4_102_444_800;
+/// By now every wall clock shows it.
+const HORIZON: i64 = END + OFFSET_MAX;
 const _: () = assert!(YEAR_LAST == 2099);
 
 /// `90s` of `@every 90s`.

@@ -19,10 +19,8 @@ mod tests {
     #[test]
     fn what_was_drawn_once_is_drawn_for_ever() {
         let drawn = ["minute", "hour", "second"].map(|field| draw("shop.report", field, 60));
-        assert_eq!(drawn, GOLDEN);
+        assert_eq!(drawn, [39, 26, 1]);
     }
-
-    const GOLDEN: [u64; 3] = [0, 0, 0];
 
     #[test]
     fn names_are_spread_evenly() {

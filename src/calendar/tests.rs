@@ -2,6 +2,7 @@
 
 mod dst;
 mod expressions;
+mod oracle;
 mod questions;
 
 use super::*;

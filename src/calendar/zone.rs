@@ -129,7 +129,7 @@ impl Zone {
     pub fn stretch(&self, second: i64) -> Stretch {
         let at = |second| Timestamp::from_second(second).unwrap_or(Timestamp::MAX);
         // Transitions are told strictly before and after.
-        let start = self.tz.preceding(at(second + 1)).next();
+        let start = self.tz.preceding(at(second.saturating_add(1))).next();
         let start = start.map_or(i64::MIN, |change| change.timestamp().as_second());
         let end = self.tz.following(at(second)).next();
         let offset = self.offset(second);
