@@ -233,6 +233,13 @@ impl Plan {
         planned.plus(Span(delay))
     }
 
+    /// What the wall clock shows at an instant, with offset and zone (RFC 9557):
+    /// `2027-03-28T03:00:00+02:00[Europe/Berlin]`.
+    pub fn shown(&self, at: Time) -> String {
+        let at = jiff::Timestamp::from_millisecond(at.0 as i64);
+        self.zone.write(at.unwrap_or(jiff::Timestamp::MAX))
+    }
+
     /// The longest delay that [`Plan::fires_at`] adds.
     pub fn jitter(&self) -> Span {
         self.jitter

@@ -2,6 +2,7 @@
 
 mod dst;
 mod expressions;
+mod opinions;
 mod oracle;
 mod questions;
 
@@ -35,7 +36,5 @@ fn next(plan: &Plan, after: &str, n: usize) -> Vec<String> {
 }
 
 fn shown(plan: &Plan, at: Time) -> String {
-    let at = jiff::Timestamp::from_millisecond(at.0 as i64).unwrap();
-    let text = plan.zone.write(at);
-    text.split('[').next().unwrap().to_owned()
+    plan.shown(at).split('[').next().unwrap().to_owned()
 }
