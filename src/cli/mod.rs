@@ -13,6 +13,7 @@ mod log;
 mod nodes;
 mod output;
 mod recover;
+mod schedule;
 pub mod serve;
 mod submit;
 mod task;
@@ -44,6 +45,8 @@ enum Command {
     Bench(BenchArgs),
     /// Submits, reads and changes tasks.
     Task(task::TaskArgs),
+    /// Says what expressions of schedules mean. Needs no server.
+    Schedule(schedule::ScheduleArgs),
     /// Shows the cluster, and changes its members.
     Cluster(cluster::ClusterArgs),
     /// Submits tasks from a file of JSON lines, resumable.
@@ -56,6 +59,11 @@ enum Command {
     Completions { shell: Shell },
 }
 
+/// What was asked for cannot be, whatever the world is like: exit status 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUsage(String);
+
 /// Parses the arguments of this process and does what they say.
 pub fn run() -> ExitCode {
     // What is damaged is told by whoever reads it, and not by a backtrace.
@@ -67,6 +75,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Task(args) => block_on(task::run(args)),
+        Command::Schedule(args) => schedule::run(&args),
         Command::Cluster(args) => block_on(cluster::run(args)),
         Command::Import(args) => block_on(import::run(args)),
         Command::Log(args) => log::run(&args),
@@ -85,7 +94,10 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&error);
-            ExitCode::FAILURE
+            match error.is::<WrongUsage>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -129,6 +141,8 @@ mod tests {
             "horolog task done shop order-17 --failed --error broken",
             "horolog task cancel shop order-17",
             "horolog task events shop order-17",
+            "horolog schedule next @daily --zone Europe/Berlin --count 3 --json",
+            "horolog schedule next @daily @hourly --from 2027-01-01T00:00:00Z --dst gap=after",
             "horolog cluster status --json",
             "horolog cluster add 4 a:1",
             "horolog cluster remove 4",
@@ -168,6 +182,10 @@ mod tests {
             "horolog task explain shop order-17 --label order=17",
             "horolog task submit --app a --url http://a --at 1 --delay 1s",
             "horolog serve --join a:1 --cluster 1=a:1",
+            "horolog schedule next",
+            "horolog schedule next @daily --count 0",
+            "horolog schedule next @daily --from yesterday",
+            "horolog schedule next @daily --dst gap=maybe",
             "horolog cluster run sleep",
             "horolog nonsense",
             "horolog log verify",
