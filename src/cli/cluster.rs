@@ -5,6 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 
+use super::certs::{self, CertsArgs};
 use super::client::{Remote, Server};
 use super::output::{self, line, show, text};
 use crate::model::Span;
@@ -31,6 +32,8 @@ enum Verb {
         #[arg(long)]
         learner: bool,
     },
+    /// Makes certificates for TLS between nodes.
+    Certs(CertsArgs),
     /// Runs a regular duty at once: on the server that is asked, or on the leader if it is the
     /// leader's.
     Run { duty: Duty },
@@ -67,9 +70,13 @@ const CATCH_UP: Span = Span::minutes(5);
 
 /// Does what a `cluster` line says.
 pub async fn run(args: ClusterArgs) -> Result<()> {
+    if let Verb::Certs(certs) = &args.verb {
+        return certs::run(certs);
+    }
     let server = Server::new(&args.remote)?;
     let answer = match args.verb {
-        Verb::Status => server.get("/v1/cluster").await?,
+        // Certificates were made above, without a server.
+        Verb::Status | Verb::Certs(_) => server.get("/v1/cluster").await?,
         Verb::Add { id, peer, learner } => {
             let body = json!({ "id": id, "peer": peer, "promote": !learner }).to_string();
             let path = "/v1/cluster/nodes";
