@@ -5,6 +5,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 
+use super::certs::{self, CertsArgs};
 use super::client::{Remote, Server};
 use super::output::{self, line, show, text};
 use crate::model::Span;
@@ -50,6 +51,8 @@ enum Verb {
         /// Its number; the fittest one when it is left out.
         to: Option<u64>,
     },
+    /// Makes certificates for TLS between nodes.
+    Certs(CertsArgs),
     /// Runs a regular duty at once: on the server that is asked, or on the leader if it is the
     /// leader's.
     Run { duty: Duty },
@@ -92,6 +95,8 @@ pub async fn run(args: ClusterArgs) -> Result<()> {
         server.call(method, path, body, CATCH_UP).await
     };
     let answer = match args.verb {
+        // Made here, without asking anybody.
+        Verb::Certs(certs) => return certs::run(&certs),
         Verb::Status => server.get("/v1/cluster").await?,
         Verb::Add { id, peer, learner } => {
             let body = json!({ "id": id, "peer": peer, "promote": !learner });

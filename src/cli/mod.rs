@@ -4,6 +4,7 @@
 //! Exit status: 0, 1 for failed, 2 for wrong usage.
 
 pub mod bench;
+mod certs;
 mod client;
 mod cluster;
 mod demo;

@@ -68,13 +68,19 @@ async fn serve(config: Config, stop_with_stdin: bool) -> Result<()> {
         tracing::error!("this node cannot go on: {why}");
         std::process::exit(1);
     });
+    let mut hangups = signal(SignalKind::hangup()).context("SIGHUP cannot be heard")?;
     let mut stop = Box::pin(stop_signal(stop_with_stdin));
     let node = tokio::select! {
         node = Node::start(config, fault) => node?,
         () = &mut stop => return Ok(()),
     };
     tracing::info!(id, %dir, http = %node.http(), "this node takes part");
-    stop.await;
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            Some(()) = hangups.recv() => node.reload(),
+        }
+    }
     tracing::info!(id, "stopping");
     node.stop().await;
     Ok(())

@@ -75,6 +75,7 @@ impl Config {
                 .secret
                 .as_ref()
                 .map(|secret| secret.0.clone()),
+            tls: settings.cluster.tls.files()?,
             api: settings.api_settings(),
             limits: settings.serve_limits(),
             guard: guard(settings)?,

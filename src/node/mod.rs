@@ -14,6 +14,7 @@ pub mod settings;
 pub mod settings_keys;
 pub mod settings_load;
 pub mod telemetry;
+mod wires;
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
@@ -29,9 +30,10 @@ use crate::api::{self, AccessLog, AccessRotation, Api, ApiSettings};
 use crate::executor::{Executor, Guard, HttpDelivery, Settings as ExecutorSettings};
 use crate::log::{DirLock, EngineKind, Identity, LogStore};
 use crate::model::{Clock, NodeId};
-use crate::raft::{self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, Watch};
+use crate::raft::{self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, TlsFiles, Watch};
 
 pub use clock::SystemClock;
+use wires::Wires;
 
 /// What is in flight at a stop is given so long.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
@@ -56,6 +58,8 @@ pub struct Config {
     pub watch: Watch,
     /// The cluster secret.
     pub secret: Option<String>,
+    /// The certificates for TLS between nodes.
+    pub tls: Option<TlsFiles>,
     pub api: ApiSettings,
     pub limits: api::serve::Limits,
     pub guard: Guard,
@@ -70,6 +74,7 @@ pub struct Node {
     cluster: Cluster,
     executor: Executor,
     running: raft::Running,
+    wires: Wires,
     reporter: JoinHandle<()>,
     stop_reporter: CancellationToken,
     server: JoinHandle<()>,
@@ -92,6 +97,7 @@ impl Node {
     ) -> anyhow::Result<Node> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let (lock, identity) = open_dir(&config)?;
+        let wires = Wires::new(&config, clock.clone()).map_err(|e| anyhow::anyhow!(e))?;
         let log = LogStore::open(&config.dir, config.engine)?;
         let peers = listen(config.peer).await?;
         let listener = listen(config.http).await?;
@@ -113,7 +119,7 @@ impl Node {
             peer_address,
             http_address: config.http_advertised.clone().unwrap_or(http.to_string()),
             listener: peers,
-            network: Arc::new(raft::Tcp),
+            network: wires.network(),
             secret: config.secret.clone(),
             origin: config.origin.clone(),
             timing: config.timing,
@@ -146,6 +152,7 @@ impl Node {
             cluster: joined,
             executor,
             running,
+            wires,
             reporter,
             stop_reporter,
             server,
@@ -163,6 +170,11 @@ impl Node {
     /// Where the API listens.
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Reads certificates anew; says in the log what came of it.
+    pub fn reload(&self) {
+        self.wires.reload();
     }
 
     /// Hands over what it holds and ends; loses nothing.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use crate::api::{AccessRotation, ApiSettings, Compat, Credential, is_loopback, serve};
 use crate::model::{NodeId, Span};
-use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, Watch};
+use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, TlsFiles, Watch};
 
 /// The settings of one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,6 +69,46 @@ pub struct Cluster {
     #[serde(deserialize_with = "numbered")]
     pub nodes: BTreeMap<NodeId, String>,
     pub join: Option<String>,
+    pub tls: ClusterTls,
+}
+
+/// The certificates with which nodes show each other who they are; all three or none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterTls {
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+impl ClusterTls {
+    /// The files, if they are set.
+    ///
+    /// # Errors
+    /// Names what is missing when only a part is.
+    pub fn files(&self) -> Result<Option<TlsFiles>, String> {
+        match (&self.ca, &self.cert, &self.key) {
+            (None, None, None) => Ok(None),
+            (Some(ca), Some(cert), Some(key)) => Ok(Some(TlsFiles {
+                ca: ca.clone(),
+                cert: cert.clone(),
+                key: key.clone(),
+            })),
+            (ca, cert, key) => {
+                let all = [("ca", ca), ("cert", cert), ("key", key)];
+                let missing: Vec<String> = all
+                    .iter()
+                    .filter(|(_, path)| path.is_none())
+                    .map(|(name, _)| format!("cluster.tls.{name}"))
+                    .collect();
+                Err(format!(
+                    "{}: must be set as well: TLS between nodes takes cluster.tls.ca, \
+                     cluster.tls.cert and cluster.tls.key",
+                    missing.join(" and ")
+                ))
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -377,6 +417,7 @@ impl Settings {
         if !nodes.is_empty() && self.cluster.join.is_some() {
             return Err("cluster.nodes and cluster.join: give one of them".into());
         }
+        self.cluster.tls.files()?;
         match self.node.id {
             Some(id) if !nodes.is_empty() && !nodes.contains_key(&id) => {
                 Err(format!("cluster.nodes: this node, {id}, is not among them"))
@@ -552,7 +593,10 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 11] = [
+        let wrong: [(&str, Change); 12] = [
+            ("cluster.tls.ca and cluster.tls.key", |s| {
+                s.cluster.tls.cert = Some("c".into())
+            }),
             ("scrub.bytes_per_second", |s| s.scrub.bytes_per_second = 0),
             ("node.id", |s| s.node.id = None),
             ("node.dir", |s| s.node.dir = None),

@@ -91,6 +91,24 @@ pub const KEYS: &[Key] = &[
         "a file that holds `cluster.secret`",
     ),
     key(
+        "cluster.tls.ca",
+        Kind::Text,
+        "",
+        "TLS between nodes: the authority that issued the nodes' certificates, as PEM; with it go `cert` and `key`; SIGHUP reads all three anew",
+    ),
+    key(
+        "cluster.tls.cert",
+        Kind::Text,
+        "",
+        "this node's certificate, as PEM; it names the node as `node-N.horolog`",
+    ),
+    key(
+        "cluster.tls.key",
+        Kind::Text,
+        "",
+        "its key, as PEM; readable by its owner only",
+    ),
+    key(
         "api.token",
         Kind::Text,
         "",

@@ -56,7 +56,7 @@ pub use cluster::{Busy, Cluster, Decided};
 pub use form::Origin;
 pub use inner::Retention;
 pub use lifecycle::{Duty, Ran, Tally};
-pub use peer::{Duplex, Network, Tcp};
+pub use peer::{Authority, Connecting, Connection, Duplex, Issued, Network, Tcp, Tls, TlsFiles};
 pub use proposer::{COMMIT_BOUNDS, Class, Commits};
 pub use recover::{Standing, go_on_alone, standing};
 pub use rim::Rim;

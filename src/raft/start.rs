@@ -112,7 +112,8 @@ pub async fn start(
     let secret = Secret::new(options.secret.as_deref());
     let (inner, listener, origin) = build(options, &machine, folded, snapshots, rim, &secret);
     let service = Arc::new(Service(inner.clone()));
-    tasks.spawn(peer::serve(listener, service, secret, inner.stop.clone()));
+    let means = (inner.peers.network(), secret);
+    tasks.spawn(peer::serve(listener, service, means, inner.stop.clone()));
 
     let first = match new {
         true => become_member(&inner, &origin).await?,

@@ -10,9 +10,11 @@ use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::Duplex;
 use super::frame::{FAILED, Frame};
 use super::handshake::{self, Hello, Secret, Self_};
+use super::refusals::Refusals;
+use super::tls::explain;
+use super::{Connecting, Connection, Network};
 
 /// A peer that has not introduced itself by then is let go.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -39,9 +41,10 @@ pub(crate) trait Handler: Send + Sync + 'static {
 pub(crate) async fn serve(
     listener: tokio::net::TcpListener,
     handler: Arc<impl Handler>,
-    secret: Secret,
+    (network, secret): (Arc<dyn Network>, Secret),
     stop: CancellationToken,
 ) {
+    let refusals = Arc::new(Refusals::default());
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let tracker = tokio_util::task::TaskTracker::new();
     loop {
@@ -53,16 +56,21 @@ pub(crate) async fn serve(
             continue;
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
                 let _ = stream.set_nodelay(true);
                 let (handler, secret, stop) = (handler.clone(), secret.clone(), stop.clone());
+                let (taken, refusals) = (network.accept(stream), refusals.clone());
                 tracker.spawn(async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        ended = attend(Box::new(stream), handler, secret) => {
-                            if let Err(e) = ended {
-                                tracing::debug!("peer connection ended: {e}");
+                        ended = attend(taken, handler, secret) => match ended {
+                            // A reason of ours, and nobody else may be looking at this.
+                            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                                let ip = from.ip();
+                                refusals.warn(&ip.to_string(), &format!("a peer at {ip} is refused: {e}"));
                             }
+                            Err(e) => tracing::debug!("peer connection ended: {e}"),
+                            Ok(()) => {}
                         }
                     }
                     drop(place);
@@ -79,14 +87,20 @@ pub(crate) async fn serve(
     tracker.wait().await;
 }
 
-async fn attend(
-    mut stream: Box<dyn Duplex>,
-    handler: Arc<impl Handler>,
-    secret: Secret,
-) -> io::Result<()> {
-    let greet = handshake::accept(&mut *stream, handler.me(), &secret, |h| handler.admit(h));
-    let hello = match tokio::time::timeout(HANDSHAKE_MAX, greet).await {
-        Ok(hello) => Arc::new(hello?),
+async fn attend(taken: Connecting, handler: Arc<impl Handler>, secret: Secret) -> io::Result<()> {
+    let greet = async {
+        let Connection {
+            mut stream,
+            certified,
+        } = taken.await.map_err(explain)?;
+        let (me, admit) = (handler.me(), |hello: &Hello| handler.admit(hello));
+        let hello = handshake::accept(&mut *stream, me, certified, &secret, admit).await;
+        hello
+            .map_err(explain)
+            .map(|hello| (Arc::new(hello), stream))
+    };
+    let (hello, stream) = match tokio::time::timeout(HANDSHAKE_MAX, greet).await {
+        Ok(greeted) => greeted?,
         Err(_) => return Err(io::Error::other("no handshake in time")),
     };
     let (read, write) = tokio::io::split(stream);
@@ -166,7 +180,12 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
-        let server = serve(listener, Arc::new(NotYet), Secret::default(), stop.clone());
+        let server = serve(
+            listener,
+            Arc::new(NotYet),
+            (Arc::new(Tcp), Secret::default()),
+            stop.clone(),
+        );
         let server = tokio::spawn(server);
         let peers = Peers::new(ME, Secret::default(), Arc::new(Tcp));
         let long = Duration::from_secs(60);

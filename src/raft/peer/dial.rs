@@ -8,6 +8,8 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::handshake::{self, Secret, Self_};
 use super::link::{CallError, Link};
+use super::refusals::Refusals;
+use super::tls::explain;
 use super::{Lane, Network};
 use crate::model::NodeId;
 
@@ -19,6 +21,7 @@ pub(crate) struct Peers {
     secret: Secret,
     network: Arc<dyn Network>,
     places: Mutex<BTreeMap<(String, Lane), Place>>,
+    refusals: Refusals,
 }
 
 impl Peers {
@@ -28,6 +31,7 @@ impl Peers {
             secret,
             network,
             places: Mutex::default(),
+            refusals: Refusals::default(),
         }
     }
 
@@ -41,6 +45,10 @@ impl Peers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+    }
+
+    pub(crate) fn network(&self) -> Arc<dyn Network> {
+        self.network.clone()
     }
 
     pub(crate) fn me(&self) -> Self_ {
@@ -81,23 +89,27 @@ impl Peers {
             return Ok(link.clone());
         }
         let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::PermissionDenied => CallError::Refused {
-                address: address.into(),
-                why: e.to_string(),
-            },
+            std::io::ErrorKind::PermissionDenied => {
+                self.refusals
+                    .warn(address, &format!("no connection with {address}: {e}"));
+                CallError::Refused {
+                    address: address.into(),
+                    why: e.to_string(),
+                }
+            }
             _ => CallError::Unsent {
                 address: address.into(),
                 why: e.to_string(),
             },
         };
-        let mut stream = self
-            .network
-            .dial(address.to_owned())
-            .await
-            .map_err(failed)?;
-        handshake::dial(&mut *stream, self.me(), to, lane as u8, &self.secret)
-            .await
-            .map_err(failed)?;
+        let greeted = async {
+            let mut connection = self.network.dial(address.to_owned()).await?;
+            let expected = (to, connection.certified);
+            let (stream, lane) = (&mut *connection.stream, lane as u8);
+            handshake::dial(stream, self.me(), expected, lane, &self.secret).await?;
+            Ok(connection.stream)
+        };
+        let stream = greeted.await.map_err(|e| failed(explain(e)))?;
         let link = Arc::new(Link::new(address.to_owned(), stream));
         *slot = Some(link.clone());
         Ok(link)

@@ -101,10 +101,15 @@ async fn receive<T: Decode<()>>(stream: &mut dyn Duplex, kind: u8) -> io::Result
 pub(crate) async fn dial(
     stream: &mut dyn Duplex,
     me: Self_,
-    to: NodeId,
+    (to, certified): (NodeId, Option<NodeId>),
     lane: u8,
     secret: &Secret,
 ) -> io::Result<()> {
+    if let Some(certified) = certified.filter(|certified| to != 0 && *certified != to) {
+        return Err(denied(&format!(
+            "node {certified}'s certificate is shown where node {to} should be"
+        )));
+    }
     let hello = Hello {
         version: VERSION,
         cluster: me.cluster,
@@ -122,6 +127,9 @@ pub(crate) async fn dial(
             welcome.node
         )));
     }
+    if certified.is_some_and(|certified| certified != welcome.node) {
+        return Err(denied(&mismatch(certified, welcome.node)));
+    }
     let expected = secret.proof("acceptor", &hello, welcome.nonce);
     if !bool::from(expected.ct_eq(&welcome.proof)) {
         return Err(denied("the other node has another cluster secret"));
@@ -138,6 +146,7 @@ pub(crate) async fn dial(
 pub(crate) async fn accept(
     stream: &mut dyn Duplex,
     me: Self_,
+    certified: Option<NodeId>,
     secret: &Secret,
     admit: impl FnOnce(&Hello) -> Result<(), String>,
 ) -> io::Result<Hello> {
@@ -157,6 +166,8 @@ pub(crate) async fn accept(
     let proof: [u8; 32] = receive(stream, PROOF).await?;
     let refusal = if !bool::from(secret.proof("dialer", &hello, nonce).ct_eq(&proof)) {
         Some("the cluster secrets differ".into())
+    } else if certified.is_some_and(|certified| certified != hello.from) {
+        Some(mismatch(certified, hello.from))
     } else if hello.version != VERSION {
         Some(format!(
             "peer protocol {} is not spoken here, only {VERSION}",
@@ -168,16 +179,25 @@ pub(crate) async fn accept(
         admit(&hello).err()
     };
     let Some(why) = refusal else { return Ok(hello) };
-    let mut stream = stream;
+    refuse(stream, &why).await?;
+    Err(denied(&why))
+}
+
+/// Tells the dialer that it is not wanted.
+pub(super) async fn refuse(mut stream: &mut dyn Duplex, why: &str) -> io::Result<()> {
     Frame {
         id: 0,
         kind: REFUSED,
-        body: why.clone().into(),
+        body: why.to_owned().into(),
     }
     .write(&mut stream)
     .await?;
-    stream.flush().await?;
-    Err(denied(&why))
+    stream.flush().await
+}
+
+fn mismatch(certified: Option<NodeId>, said: NodeId) -> String {
+    let certified = certified.unwrap_or_default();
+    format!("node {said} shows the certificate of node {certified}: each has its own")
 }
 
 /// Whether a frame after the handshake is the acceptor's refusal, and its reason.
@@ -185,7 +205,7 @@ pub(crate) fn refusal(frame: &Frame) -> Option<String> {
     (frame.kind == REFUSED).then(|| String::from_utf8_lossy(&frame.body).into_owned())
 }
 
-fn denied(why: &str) -> io::Error {
+pub(super) fn denied(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, why.to_owned())
 }
 
@@ -208,8 +228,8 @@ mod tests {
         let (mut a, mut b) = tokio::io::duplex(4096);
         let (ours, theirs) = (Secret::new(ours), Secret::new(theirs));
         tokio::join!(
-            async move { dial(&mut a, A, 2, 1, &ours).await },
-            async move { accept(&mut b, B, &theirs, |_| Ok(())).await }
+            async move { dial(&mut a, A, (2, None), 1, &ours).await },
+            async move { accept(&mut b, B, None, &theirs, |_| Ok(())).await }
         )
     }
 

@@ -1,4 +1,4 @@
-//! Node to node: framed calls over TCP, one connection per lane.
+//! Node to node: framed calls over TCP or TLS, one connection per lane.
 //!
 //! ```text
 //! dialer                                   acceptor
@@ -7,6 +7,9 @@
 //!   Proof ─►
 //!   frame: length u32 | crc32c u32 | id u64 | kind u8 | body    ◄─► the same, answering by id
 //! ```
+//!
+//! With `cluster.tls.*` all of it goes through TLS (`tls/mod.rs`), and the certificates must name the
+//! nodes that the handshake names.
 //!
 //! Lanes keep urgent things (votes, heartbeats) off the connections that carry bulk. Every call
 //! has a deadline. A call that was surely not sent fails as [`CallError::Unsent`], one that the peer
@@ -18,15 +21,21 @@ mod dial;
 mod frame;
 mod handshake;
 mod link;
+mod refusals;
+mod tls;
 
 use std::io;
 use std::pin::Pin;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::model::NodeId;
 
 pub(crate) use accept::{Answer, Handler, serve};
 pub(crate) use dial::Peers;
 pub(crate) use handshake::{Hello, Secret, Self_};
 pub(crate) use link::CallError;
+pub use tls::{Authority, Issued, Tls, TlsFiles};
 
 /// What a connection is for. Bulk must not delay what is urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,23 +54,65 @@ pub(crate) enum Lane {
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send>>;
+/// A connection to or from a peer that has not said yet who it is.
+pub struct Connection {
+    pub stream: Box<dyn Duplex>,
+    /// Who it must be, by its certificate; without TLS nobody in particular.
+    pub certified: Option<NodeId>,
+}
 
-/// The peer network, as a seam: how connections are made.
+/// A connection in the making.
+pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>>;
+
+/// The peer network, as a seam: how connections are made and taken.
 pub trait Network: Send + Sync + 'static {
     /// Connects to a peer address.
-    fn dial(&self, address: String) -> Dialled;
+    fn dial(&self, address: String) -> Connecting;
+    /// Takes a connection that a peer has made.
+    fn accept(&self, stream: TcpStream) -> Connecting;
 }
 
 /// Plain TCP.
 pub struct Tcp;
 
+/// A fatal TLS alert, `protocol_version`: what a node without TLS answers to one with it.
+const NO_TLS_HERE: [u8; 7] = [21, 3, 3, 0, 2, 2, 70];
+
 impl Network for Tcp {
-    fn dial(&self, address: String) -> Dialled {
+    fn dial(&self, address: String) -> Connecting {
         Box::pin(async move {
-            let stream = tokio::net::TcpStream::connect(address).await?;
+            let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as Box<dyn Duplex>)
+            Ok(plain(stream))
         })
     }
+
+    fn accept(&self, stream: TcpStream) -> Connecting {
+        Box::pin(async move {
+            let mut stream = stream;
+            if first_byte(&stream).await? == Some(tls::TLS_FIRST) {
+                stream.write_all(&NO_TLS_HERE).await?;
+                tls::linger(stream).await;
+                return Err(handshake::denied(
+                    "the peer speaks TLS, and this node does not: either every node has \
+                     cluster.tls.*, or none has",
+                ));
+            }
+            Ok(plain(stream))
+        })
+    }
+}
+
+fn plain(stream: TcpStream) -> Connection {
+    Connection {
+        stream: Box::new(stream),
+        certified: None,
+    }
+}
+
+/// Looks at the first byte without taking it; `None` when there comes none.
+async fn first_byte(stream: &TcpStream) -> io::Result<Option<u8>> {
+    let mut first = [0];
+    let read = stream.peek(&mut first).await?;
+    Ok((read > 0).then_some(first[0]))
 }
