@@ -65,6 +65,7 @@ struct Image {
     seen: Vec<u8>,
     unsynced: Vec<Unsynced>,
     faults: Faults,
+    operations: u64,
 }
 
 /// A simulated disk. Clones are handles to the same one.
@@ -142,6 +143,24 @@ impl SimDisk {
         }
     }
 
+    /// The same disk with the same power, as the next process finds it: what becomes of this
+    /// handle's process no longer reaches it.
+    pub fn handed_on(&self) -> SimDisk {
+        let image = self.image();
+        let after = Image {
+            faults: Faults::default(),
+            ..image.clone()
+        };
+        SimDisk {
+            image: Arc::new(Mutex::new(after)),
+        }
+    }
+
+    /// Writes, syncs and changes of length so far.
+    pub fn operations(&self) -> u64 {
+        self.image().operations
+    }
+
     /// What a reader sees, for tests that damage it.
     pub fn bytes(&self) -> Vec<u8> {
         self.image().seen.clone()
@@ -176,6 +195,7 @@ impl Image {
             }
             *left -= 1;
         }
+        self.operations += 1;
         if let Some((left, kind)) = &mut self.faults.bytes_left {
             if (bytes as u64) > *left {
                 return Err(io::Error::new(*kind, "the simulated disk takes no more"));
@@ -220,8 +240,15 @@ impl StorageBackend for SimDisk {
         let mut image = self.image();
         image.operate(0)?;
         if !image.faults.sync_is_noop {
-            image.durable = image.seen.clone();
-            image.unsynced.clear();
+            let Image {
+                durable, unsynced, ..
+            } = &mut *image;
+            for change in unsynced.drain(..) {
+                match change {
+                    Unsynced::Length(length) => durable.resize(length, 0),
+                    Unsynced::Write { offset, bytes } => put(durable, offset, &bytes),
+                }
+            }
         }
         Ok(())
     }

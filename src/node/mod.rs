@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod numbers;
 mod outcomes;
+mod part;
 mod rim;
 pub mod settings;
 pub mod settings_keys;
@@ -20,7 +21,6 @@ use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -32,11 +32,7 @@ use crate::model::{Clock, NodeId};
 use crate::raft::{self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, Watch};
 
 pub use clock::SystemClock;
-
-/// What is in flight at a stop is given so long.
-const FINISH_WITHIN: Duration = Duration::from_secs(5);
-/// Another node is given so long to take the lead.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
+pub use part::Part;
 
 /// Everything a node is told at its start.
 pub struct Config {
@@ -67,11 +63,7 @@ pub struct Config {
 
 /// A running node.
 pub struct Node {
-    cluster: Cluster,
-    executor: Executor,
-    running: raft::Running,
-    reporter: JoinHandle<()>,
-    stop_reporter: CancellationToken,
+    part: Part,
     server: JoinHandle<()>,
     stop_server: CancellationToken,
     http: SocketAddr,
@@ -104,7 +96,6 @@ impl Node {
         let stop_server = CancellationToken::new();
         let server = serve(&config, listener, &clock, &cluster, &executor, &stop_server)?;
 
-        let (outcomes, inbox) = tokio::sync::mpsc::channel(outcomes::WAITING_MAX);
         let settings = executor_settings(&config);
         let options = raft::Options {
             dir: config.dir.clone(),
@@ -112,8 +103,10 @@ impl Node {
             log,
             peer_address,
             http_address: config.http_advertised.clone().unwrap_or(http.to_string()),
-            listener: peers,
+            listener: Box::new(peers),
             network: Arc::new(raft::Tcp),
+            folder: Arc::new(raft::Directory::open(config.dir.join("state"))?),
+            runner: Arc::new(raft::Threads),
             secret: config.secret.clone(),
             origin: config.origin.clone(),
             timing: config.timing,
@@ -121,33 +114,15 @@ impl Node {
             cadence: config.cadence,
             scrub: config.scrub,
             watch: config.watch,
-            clock: clock.clone(),
+            clock,
             fault,
         };
-        let (slot, for_source) = (executor.clone(), options.fault.clone());
-        let running = raft::start(options, move |state| {
-            let delivery = Arc::new(HttpDelivery::new(&settings));
-            let source = rim::source(state, settings.node, for_source);
-            let made = Executor::start(settings, clock, source, delivery, outcomes);
-            rim::rim(slot.get_or_init(|| made).clone())
-        })
-        .await?;
-        let joined = running.cluster.clone();
+        let delivery = Arc::new(HttpDelivery::new(&settings));
+        let part = Part::start(options, settings, delivery, &executor).await?;
         // Set once, here; the API waits for it.
-        let _ = cluster.set(joined.clone());
-        let stop_reporter = CancellationToken::new();
-        let reporter = outcomes::report(joined.clone(), inbox, stop_reporter.clone());
-        let reporter = tokio::spawn(reporter);
-        let executor = executor
-            .get()
-            .cloned()
-            .context("the executor was not started")?;
+        let _ = cluster.set(part.cluster().clone());
         Ok(Node {
-            cluster: joined,
-            executor,
-            running,
-            reporter,
-            stop_reporter,
+            part,
             server,
             stop_server,
             http,
@@ -157,7 +132,7 @@ impl Node {
 
     /// The node's part in the cluster.
     pub fn cluster(&self) -> &Cluster {
-        &self.cluster
+        self.part.cluster()
     }
 
     /// Where the API listens.
@@ -171,17 +146,7 @@ impl Node {
         if self.server.await.is_err() {
             tracing::warn!("the API server ended with a panic");
         }
-        self.running.hand_over(HAND_OVER_WITHIN).await;
-        self.executor.stop(FINISH_WITHIN).await;
-        self.stop_reporter.cancel();
-        if tokio::time::timeout(FINISH_WITHIN, self.reporter)
-            .await
-            .is_err()
-        {
-            tracing::warn!("some outcomes could not be reported; their attempts will be repeated");
-        }
-        drop(self.cluster);
-        self.running.stop().await;
+        self.part.stop().await;
     }
 }
 

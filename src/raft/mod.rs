@@ -12,12 +12,15 @@
 //! gathered.rs  how much waits for a checkpoint, and who waits for it
 //! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
 //! scrub.rs     looks for rot in log and store
+//! folder.rs, runner.rs, chance.rs  where a simulation puts its disk, its order, its dice
 //! ```
 
 #[cfg(test)]
 mod alone;
+mod chance;
 mod cluster;
 mod duties;
+mod folder;
 mod form;
 mod gathered;
 mod heartbeat;
@@ -33,6 +36,7 @@ mod peer;
 mod proposer;
 mod receive;
 mod rim;
+mod runner;
 mod scrub;
 mod sending;
 mod service;
@@ -48,13 +52,16 @@ mod view;
 mod watchdog;
 mod wire;
 
+pub use chance::seed_chance;
 pub use cluster::{Busy, Cluster, Decided};
+pub use folder::{Directory, Folder};
 pub use form::Origin;
 pub use inner::Retention;
 pub use lifecycle::{Duty, Ran, Tally};
-pub use peer::{Duplex, Network, Tcp};
+pub use peer::{Accepted, Dialled, Duplex, Listener, Network, Tcp};
 pub use proposer::{COMMIT_BOUNDS, Class, Commits};
 pub use rim::Rim;
+pub use runner::{Runner, Threads};
 pub use scrub::{SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
 pub use start::{Options, Running, StartError, start};
 pub use timing::Timing;

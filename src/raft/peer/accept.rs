@@ -10,9 +10,9 @@ use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::Duplex;
 use super::frame::{FAILED, Frame};
 use super::handshake::{self, Hello, Secret, Self_};
+use super::{Duplex, Listener};
 
 /// A peer that has not introduced itself by then is let go.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
 
 /// Accepts connections until told to stop.
 pub(crate) async fn serve(
-    listener: tokio::net::TcpListener,
+    mut listener: Box<dyn Listener>,
     handler: Arc<impl Handler>,
     secret: Secret,
     stop: CancellationToken,
@@ -53,13 +53,12 @@ pub(crate) async fn serve(
             continue;
         };
         match accepted {
-            Ok((stream, _)) => {
-                let _ = stream.set_nodelay(true);
+            Ok(stream) => {
                 let (handler, secret, stop) = (handler.clone(), secret.clone(), stop.clone());
                 tracker.spawn(async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        ended = attend(Box::new(stream), handler, secret) => {
+                        ended = attend(stream, handler, secret) => {
                             if let Err(e) = ended {
                                 tracing::debug!("peer connection ended: {e}");
                             }
@@ -166,7 +165,12 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
-        let server = serve(listener, Arc::new(NotYet), Secret::default(), stop.clone());
+        let server = serve(
+            Box::new(listener),
+            Arc::new(NotYet),
+            Secret::default(),
+            stop.clone(),
+        );
         let server = tokio::spawn(server);
         let peers = Peers::new(ME, Secret::default(), Arc::new(Tcp));
         let long = Duration::from_secs(60);

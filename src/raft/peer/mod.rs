@@ -45,12 +45,33 @@ pub(crate) enum Lane {
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send>>;
+/// A connection in the making.
+pub type Dialled = Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send>>;
+
+/// The next connection that comes in.
+pub type Accepted<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Duplex>>> + Send + 'a>>;
 
 /// The peer network, as a seam: how connections are made.
 pub trait Network: Send + Sync + 'static {
     /// Connects to a peer address.
     fn dial(&self, address: String) -> Dialled;
+}
+
+/// The other end of the seam: where connections come in.
+pub trait Listener: Send + 'static {
+    /// Waits for the next one.
+    fn accept(&mut self) -> Accepted<'_>;
+}
+
+impl Listener for tokio::net::TcpListener {
+    fn accept(&mut self) -> Accepted<'_> {
+        Box::pin(async move {
+            let (stream, _) = tokio::net::TcpListener::accept(self).await?;
+            // It works without, only slower.
+            let _ = stream.set_nodelay(true);
+            Ok(Box::new(stream) as Box<dyn Duplex>)
+        })
+    }
 }
 
 /// Plain TCP.
