@@ -65,7 +65,7 @@ struct Image {
     seen: Vec<u8>,
     unsynced: Vec<Unsynced>,
     faults: Faults,
-    operations: u64,
+    digest: u64,
 }
 
 /// A simulated disk. Clones are handles to the same one.
@@ -156,9 +156,9 @@ impl SimDisk {
         }
     }
 
-    /// Writes, syncs and changes of length so far.
-    pub fn operations(&self) -> u64 {
-        self.image().operations
+    /// A number that follows from every write, sync and change of length so far, in their order.
+    pub fn digest(&self) -> u64 {
+        self.image().digest
     }
 
     /// What a reader sees, for tests that damage it.
@@ -187,7 +187,7 @@ impl SimDisk {
 
 impl Image {
     /// Counts an operation against the faults; `bytes` is what it adds.
-    fn operate(&mut self, bytes: usize) -> io::Result<()> {
+    fn operate(&mut self, bytes: usize, seal: u64) -> io::Result<()> {
         if let Some(left) = &mut self.faults.operations_left {
             if *left == 0 {
                 self.faults.off = true;
@@ -195,7 +195,7 @@ impl Image {
             }
             *left -= 1;
         }
-        self.operations += 1;
+        self.digest = Dice::new(self.digest ^ seal).roll();
         if let Some((left, kind)) = &mut self.faults.bytes_left {
             if (bytes as u64) > *left {
                 return Err(io::Error::new(*kind, "the simulated disk takes no more"));
@@ -230,7 +230,7 @@ impl StorageBackend for SimDisk {
         let mut image = self.image();
         let length = usize::try_from(length).map_err(io::Error::other)?;
         let growth = length.saturating_sub(image.seen.len());
-        image.operate(growth)?;
+        image.operate(growth, length as u64)?;
         image.seen.resize(length, 0);
         image.unsynced.push(Unsynced::Length(length));
         Ok(())
@@ -238,7 +238,7 @@ impl StorageBackend for SimDisk {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut image = self.image();
-        image.operate(0)?;
+        image.operate(0, 0)?;
         if !image.faults.sync_is_noop {
             let Image {
                 durable, unsynced, ..
@@ -256,7 +256,8 @@ impl StorageBackend for SimDisk {
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut image = self.image();
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        image.operate(bytes.len())?;
+        let seal = u64::from(crc32c::crc32c(bytes)) << 32 ^ offset as u64;
+        image.operate(bytes.len(), seal)?;
         put(&mut image.seen, offset, bytes);
         image.unsynced.push(Unsynced::Write {
             offset,
