@@ -26,6 +26,7 @@ use std::process::ExitCode;
 
 pub use bench::BenchArgs;
 pub use dev::DevArgs;
+pub use log::lines as log_lines;
 pub use serve::ServeArgs;
 
 /// An event-sourced scheduler for delayed HTTP tasks: one binary, three of them make a cluster.

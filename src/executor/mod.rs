@@ -51,6 +51,7 @@ use crate::model::{Change, Clock, Epoch, Event, Fence, NodeId, Seq, Time};
 pub use client::HttpDelivery;
 pub use deliver::{Call, Delivered, Delivery, Failure, FailureKind};
 pub use guard::{Guard, Rule};
+pub use hold::Hold;
 pub use metrics::{Counts, ExecutorMetrics, Histogram, LATENESS_BOUNDS_US};
 
 use run::Inner;
@@ -70,6 +71,8 @@ pub struct Settings {
     /// The `user-agent` of callbacks that do not bring their own.
     pub user_agent: String,
     pub guard: Guard,
+    /// Who waits for due instants.
+    pub hold: Hold,
 }
 
 impl Settings {
@@ -83,6 +86,7 @@ impl Settings {
             lease: Duration::from_millis(1500),
             user_agent: concat!("horolog/", env!("CARGO_PKG_VERSION")).into(),
             guard,
+            hold: Hold::default(),
         }
     }
 }

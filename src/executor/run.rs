@@ -1,7 +1,7 @@
 //! The way of one attempt from its permit to its outcome, and what reports on the way.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::attempts::Id;
 use super::core::{Begin, Core};
 use super::deliver::{Call, Delivered, Delivery, FailureKind};
+use super::hold::{Bell, Hold};
 use super::metrics::{ExecutorMetrics, Metrics, Result as Label};
 use super::targets::{Reference, TargetKey};
 use super::{Settings, Source, verdict};
@@ -37,13 +38,14 @@ pub(super) struct Inner {
     delivery: Arc<dyn Delivery>,
     pub(super) outcomes: mpsc::Sender<Event>,
     core: Mutex<Core>,
-    /// Wakes the holding thread.
-    pub(super) due: Condvar,
+    /// Wakes whoever holds.
+    pub(super) due: Bell,
     runtime: Handle,
     calls: TaskTracker,
     abandon: CancellationToken,
     pub(super) begun: Notify,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    holder: Mutex<Option<tokio::task::JoinHandle<()>>>,
     reporter: Mutex<Option<tokio::task::JoinHandle<()>>>,
     pub(super) metrics: Metrics,
 }
@@ -63,12 +65,13 @@ impl Inner {
             source,
             delivery,
             outcomes,
-            due: Condvar::new(),
+            due: Bell::default(),
             runtime: Handle::current(),
             calls: TaskTracker::new(),
             abandon: CancellationToken::new(),
             begun: Notify::new(),
             thread: Mutex::new(None),
+            holder: Mutex::new(None),
             reporter: Mutex::new(None),
             metrics: Metrics::default(),
         }
@@ -76,12 +79,20 @@ impl Inner {
 
     pub fn start(self: &Arc<Self>) {
         let inner = self.clone();
-        #[allow(clippy::expect_used)] // A node that cannot have one thread cannot run.
-        let thread = std::thread::Builder::new()
-            .name("horolog-hold".into())
-            .spawn(move || inner.hold())
-            .expect("the holding thread starts");
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        match self.settings.hold {
+            Hold::Thread => {
+                #[allow(clippy::expect_used)] // A node that cannot have one thread cannot run.
+                let thread = std::thread::Builder::new()
+                    .name("horolog-hold".into())
+                    .spawn(move || inner.hold())
+                    .expect("the holding thread starts");
+                *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+            }
+            Hold::Task => {
+                let task = self.runtime.spawn(inner.hold_as_task());
+                *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+            }
+        }
         let inner = self.clone();
         let reporter = self.runtime.spawn(async move {
             tokio::select! {
@@ -107,7 +118,7 @@ impl Inner {
         };
         drop(core);
         if earlier {
-            self.due.notify_one();
+            self.due.ring();
         }
     }
 
@@ -116,7 +127,7 @@ impl Inner {
         if core.renew(contact, self.clock.steady()) {
             core.kicked = true;
             drop(core);
-            self.due.notify_one();
+            self.due.ring();
         }
     }
 
@@ -127,7 +138,7 @@ impl Inner {
 
     pub fn restore(&self, id: Id) {
         self.lock().restore(id);
-        self.due.notify_one();
+        self.due.ring();
     }
 
     pub fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
@@ -155,7 +166,7 @@ impl Inner {
 
     pub async fn stop(&self, grace: Duration) {
         self.lock().stopping = true;
-        self.due.notify_one();
+        self.due.ring();
         let thread = self
             .thread
             .lock()
@@ -164,6 +175,14 @@ impl Inner {
         if let Some(thread) = thread {
             // A panic of the thread has been reported where it happened.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        let holder = self
+            .holder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(holder) = holder {
+            let _ = holder.await;
         }
         self.calls.close();
         let _ = tokio::time::timeout(grace, self.calls.wait()).await;
@@ -209,7 +228,7 @@ impl Inner {
             let wake = core.wants_more();
             drop(core);
             if wake {
-                self.due.notify_one();
+                self.due.ring();
             }
             if taken.is_empty() {
                 return;
@@ -291,7 +310,7 @@ impl Inner {
         match begin {
             Begin::Go => permit.begun = true,
             Begin::Dropped => return,
-            Begin::Waits => return self.due.notify_one(),
+            Begin::Waits => return self.due.ring(),
         }
         self.begun.notify_one();
         self.metrics

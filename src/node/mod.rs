@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod numbers;
 mod outcomes;
+mod part;
 mod rim;
 pub mod settings;
 pub mod settings_keys;
@@ -21,7 +22,6 @@ use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -33,12 +33,8 @@ use crate::model::{Clock, NodeId};
 use crate::raft::{self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, TlsFiles, Watch};
 
 pub use clock::SystemClock;
+pub use part::Part;
 use wires::Wires;
-
-/// What is in flight at a stop is given so long.
-const FINISH_WITHIN: Duration = Duration::from_secs(5);
-/// Another node is given so long to take the lead.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Everything a node is told at its start.
 pub struct Config {
@@ -71,12 +67,8 @@ pub struct Config {
 
 /// A running node.
 pub struct Node {
-    cluster: Cluster,
-    executor: Executor,
-    running: raft::Running,
+    part: Part,
     wires: Wires,
-    reporter: JoinHandle<()>,
-    stop_reporter: CancellationToken,
     server: JoinHandle<()>,
     stop_server: CancellationToken,
     http: SocketAddr,
@@ -110,7 +102,6 @@ impl Node {
         let stop_server = CancellationToken::new();
         let server = serve(&config, listener, &clock, &cluster, &executor, &stop_server)?;
 
-        let (outcomes, inbox) = tokio::sync::mpsc::channel(outcomes::WAITING_MAX);
         let settings = executor_settings(&config);
         let options = raft::Options {
             dir: config.dir.clone(),
@@ -118,8 +109,10 @@ impl Node {
             log,
             peer_address,
             http_address: config.http_advertised.clone().unwrap_or(http.to_string()),
-            listener: peers,
+            listener: wires.listen(peers),
             network: wires.network(),
+            folder: Arc::new(raft::Directory::open(config.dir.join("state"))?),
+            runner: Arc::new(raft::Threads),
             secret: config.secret.clone(),
             origin: config.origin.clone(),
             timing: config.timing,
@@ -127,34 +120,16 @@ impl Node {
             cadence: config.cadence,
             scrub: config.scrub,
             watch: config.watch,
-            clock: clock.clone(),
+            clock,
             fault,
         };
-        let (slot, for_source) = (executor.clone(), options.fault.clone());
-        let running = raft::start(options, move |state| {
-            let delivery = Arc::new(HttpDelivery::new(&settings));
-            let source = rim::source(state, settings.node, for_source);
-            let made = Executor::start(settings, clock, source, delivery, outcomes);
-            rim::rim(slot.get_or_init(|| made).clone())
-        })
-        .await?;
-        let joined = running.cluster.clone();
+        let delivery = Arc::new(HttpDelivery::new(&settings));
+        let part = Part::start(options, settings, delivery, &executor).await?;
         // Set once, here; the API waits for it.
-        let _ = cluster.set(joined.clone());
-        let stop_reporter = CancellationToken::new();
-        let reporter = outcomes::report(joined.clone(), inbox, stop_reporter.clone());
-        let reporter = tokio::spawn(reporter);
-        let executor = executor
-            .get()
-            .cloned()
-            .context("the executor was not started")?;
+        let _ = cluster.set(part.cluster().clone());
         Ok(Node {
-            cluster: joined,
-            executor,
-            running,
+            part,
             wires,
-            reporter,
-            stop_reporter,
             server,
             stop_server,
             http,
@@ -164,7 +139,7 @@ impl Node {
 
     /// The node's part in the cluster.
     pub fn cluster(&self) -> &Cluster {
-        &self.cluster
+        self.part.cluster()
     }
 
     /// Where the API listens.
@@ -183,17 +158,7 @@ impl Node {
         if self.server.await.is_err() {
             tracing::warn!("the API server ended with a panic");
         }
-        self.running.hand_over(HAND_OVER_WITHIN).await;
-        self.executor.stop(FINISH_WITHIN).await;
-        self.stop_reporter.cancel();
-        if tokio::time::timeout(FINISH_WITHIN, self.reporter)
-            .await
-            .is_err()
-        {
-            tracing::warn!("some outcomes could not be reported; their attempts will be repeated");
-        }
-        drop(self.cluster);
-        self.running.stop().await;
+        self.part.stop().await;
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Cadence, Class, Cluster, Options, Origin, Retention, Rim, Running, ScrubPace, Tcp, Timing,
-    Watch, start,
+    Cadence, Class, Cluster, Directory, Options, Origin, Retention, Rim, Running, ScrubPace, Tcp,
+    Threads, Timing, Watch, start,
 };
 use crate::log::{EngineKind, Identity, LogStore};
 use crate::model::{
@@ -109,8 +109,13 @@ impl Alone {
             log: LogStore::open(dir.path(), EngineKind::Redb).unwrap(),
             peer_address: listener.local_addr().unwrap().to_string(),
             http_address: String::new(),
-            listener,
+            listener: Box::new(Port {
+                listener,
+                taker: Arc::new(Tcp),
+            }),
             network: Arc::new(Tcp),
+            folder: Arc::new(Directory::open(dir.path().join("state")).unwrap()),
+            runner: Arc::new(Threads),
             secret: None,
             origin: Origin::Alone,
             timing: Timing::Fast,

@@ -10,6 +10,7 @@ use super::lead::Lead;
 use super::lifecycle::{self, Duty, Handled};
 use super::peer::Lane;
 use super::proposer::Class;
+use super::runner::blocking;
 use super::types::Raft;
 use super::view::SKEW_MAX_US;
 use super::wire::{self, Release, Verdict};
@@ -350,11 +351,11 @@ impl Surplus {
             return self.up_to;
         }
         let image = inner.must(inner.state.read(|state| state.image()));
-        let looked = tokio::task::spawn_blocking(move || match image {
+        let look = move || match image {
             Some((image, ..)) => past_surplus(&*image, max),
             None => Ok(None),
-        });
-        if let Ok(found) = looked.await {
+        };
+        if let Ok(found) = blocking(&*inner.runner, "measuring the past", look).await {
             self.checkpoint = checkpoint;
             self.up_to = inner.must(found).unwrap_or(self.up_to);
         }

@@ -12,6 +12,7 @@ use super::peer::{Peers, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
+use super::runner::Runner;
 use super::scrub::{ScrubPace, Scrubbing};
 use super::sending::Sending;
 use super::snapshots::Snapshots;
@@ -107,6 +108,7 @@ pub(crate) struct Inner {
     /// The log's last index when this process opened it.
     pub(crate) opened_at: u64,
     pub(crate) fault: Arc<dyn Fn(String) + Send + Sync>,
+    pub(crate) runner: Arc<dyn Runner>,
     pub(crate) stop: CancellationToken,
 }
 

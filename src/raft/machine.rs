@@ -12,7 +12,8 @@ use tokio::sync::{Notify, watch};
 use super::gathered::{Gathered, Writing};
 use super::lifecycle::{Duty, Lifecycle};
 use super::rim::{NoRim, Rim};
-use super::snapshots::{SnapshotData, Snapshots, write_out};
+use super::runner::{Runner, blocking};
+use super::snapshots::{SnapshotData, Snapshots};
 use super::types::{Attachment, Entry, LeaderId, LogId, Member, Reply, Stored, Types};
 use super::upkeep::Cadence;
 use crate::model::{Batch, Boot, Change, Epoch, NodeId, Seq, decode, encode};
@@ -57,6 +58,7 @@ pub(crate) struct Machine {
     members: Stored,
     rim: Arc<dyn Rim>,
     folded: Arc<Folded>,
+    runner: Arc<dyn Runner>,
     me: (NodeId, Boot),
     /// Since when, counted in epochs, this run of this node owns anything. What was triggered
     /// under an older epoch belongs to an earlier run: replay hands nothing of it to the rim.
@@ -69,6 +71,7 @@ impl Machine {
     pub(crate) fn open(
         snapshots: Snapshots,
         folded: Arc<Folded>,
+        runner: Arc<dyn Runner>,
         me: (NodeId, Boot),
     ) -> io::Result<Machine> {
         let (state, attachment) = snapshots.state()?;
@@ -80,6 +83,7 @@ impl Machine {
             members: attachment.members(),
             rim: Arc::new(NoRim),
             folded,
+            runner,
             me,
             owner_since: None,
             changes: Vec::new(),
@@ -223,17 +227,18 @@ impl RaftStateMachine<Types> for Machine {
             writing,
             meta: self.meta(),
             state: self.state.clone(),
-            snapshots: self.snapshots.clone(),
             folded: self.folded.clone(),
+            runner: self.runner.clone(),
         }
     }
 
     async fn install_snapshot(&mut self, _meta: &Meta, snapshot: SnapshotData) -> io::Result<()> {
         let snapshots = self.snapshots.clone();
-        let installed = tokio::task::spawn_blocking(move || match snapshot {
-            SnapshotData::Received(path) => snapshots.install(&path),
-            own => snapshots.install(&write_out(own)?.0),
-        });
+        let install = move || match snapshot {
+            SnapshotData::Received(name) => snapshots.install(&name),
+            own => snapshots.install(&snapshots.write_out(own)?.0),
+        };
+        let installed = blocking(&*self.runner, "installing a snapshot", install);
         let (state, attachment) = installed.await.map_err(io::Error::other)??;
         self.applied = attachment.applied();
         self.members = attachment.members();
@@ -241,7 +246,8 @@ impl RaftStateMachine<Types> for Machine {
         tracing::info!(index, "took in a snapshot");
         let old = self.state.write(|live| std::mem::replace(live, state));
         self.folded.gathered.clear();
-        drop(tokio::task::spawn_blocking(move || drop(old)));
+        let drop_old = Box::new(move || drop(old));
+        self.runner.run("dropping what was replaced", drop_old);
         self.folded.applied.send_replace(index);
         self.hand_out_all();
         self.folded.due.notify_one();
@@ -263,10 +269,9 @@ impl RaftStateMachine<Types> for Machine {
             last_log_id: attachment.applied(),
             last_membership: attachment.members(),
         };
-        let part = self.snapshots.part(&format!("send-{index}"));
         Ok(Some(Snapshot {
             meta,
-            snapshot: SnapshotData::Own { image, part, index },
+            snapshot: SnapshotData::Own { image, index },
         }))
     }
 }
@@ -277,8 +282,8 @@ pub(crate) struct Builder {
     writing: Option<Writing>,
     meta: Meta,
     state: Shared,
-    snapshots: Snapshots,
     folded: Arc<Folded>,
+    runner: Arc<dyn Runner>,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -292,22 +297,21 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let writing = self.writing.take();
         let (state, index) = (self.state.clone(), checkpoint.index());
         let (began, tasks) = (tokio::time::Instant::now(), checkpoint.tasks());
-        let written = tokio::task::spawn_blocking(move || {
+        let write = move || {
             checkpoint.write()?;
             let old = state.write(|state| state.end_checkpoint())?;
             // Here, and not under the lock: a generation takes its time to be dropped.
             drop((old, checkpoint, writing));
             state.read(|state| state.image())
-        });
-        let image = written
+        };
+        let image = blocking(&*self.runner, "writing a checkpoint", write)
             .await
             .map_err(io::Error::other)?
             .map_err(io::Error::other)?;
         let (image, ..) = image.ok_or_else(busy)?;
         let lifecycle = &self.folded.lifecycle;
         lifecycle.note(Duty::Checkpoint, began, tasks as u64);
-        let part = self.snapshots.part(&format!("send-{index}"));
-        let snapshot = SnapshotData::Own { image, part, index };
+        let snapshot = SnapshotData::Own { image, index };
         Ok(Snapshot {
             meta: self.meta.clone(),
             snapshot,

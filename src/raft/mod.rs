@@ -14,12 +14,15 @@
 //! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
 //! recover.rs   one survivor goes on alone, when a majority is lost for good
 //! scrub.rs     looks for rot in log and store
+//! folder.rs, runner.rs, chance.rs  where a simulation puts its disk, its order, its dice
 //! ```
 
 #[cfg(test)]
 mod alone;
+mod chance;
 mod cluster;
 mod duties;
+mod folder;
 mod form;
 mod gathered;
 mod heartbeat;
@@ -37,6 +40,7 @@ mod proposer;
 mod receive;
 mod recover;
 mod rim;
+mod runner;
 mod scrub;
 mod sending;
 mod service;
@@ -52,14 +56,20 @@ mod view;
 mod watchdog;
 mod wire;
 
+pub use chance::seed_chance;
 pub use cluster::{Busy, Cluster, Decided};
+pub use folder::{Directory, Folder};
 pub use form::Origin;
 pub use inner::Retention;
 pub use lifecycle::{Duty, Ran, Tally};
-pub use peer::{Authority, Connecting, Connection, Duplex, Issued, Network, Tcp, Tls, TlsFiles};
+pub use peer::{
+    Accepted, Arrival, Authority, Connecting, Connection, Duplex, Issued, Listener, Network, Port,
+    Taker, Tcp, Tls, TlsFiles,
+};
 pub use proposer::{COMMIT_BOUNDS, Class, Commits};
 pub use recover::{Standing, go_on_alone, standing};
 pub use rim::Rim;
+pub use runner::{Runner, Threads};
 pub use scrub::{SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
 pub use start::{Options, Running, StartError, start};
 pub use timing::Timing;

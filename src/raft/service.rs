@@ -9,7 +9,8 @@ use super::members;
 use super::peer::{Answer, Handler, Self_};
 use super::proposer::Class;
 use super::receive::Received;
-use super::snapshots::{SnapshotData, received_attachment};
+use super::runner::blocking;
+use super::snapshots::SnapshotData;
 use super::types::Raft;
 use super::wire::{
     self, Chunk, Chunked, Join, Ordered, Ping, Propose, Release, Status, Verdict, Withdraw,
@@ -156,25 +157,27 @@ impl Service {
         let chunk: Chunk = decode(body).map_err(text)?;
         let inner = self.0.clone();
         let vote = chunk.vote.into();
-        let received = tokio::task::spawn_blocking(move || {
+        let take = move || {
             let mut receiving = inner
                 .receiving
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             receiving.take(&inner.snapshots, &chunk)
-        });
+        };
+        let received = blocking(&*self.0.runner, "taking in a piece of a snapshot", take);
         let answer = match received.await.map_err(text)?.map_err(text)? {
             Received::Next => Chunked::Next,
             Received::Restart => Chunked::Restart,
-            Received::Whole(path) => {
-                let attachment = received_attachment(&path).map_err(text)?;
+            Received::Whole(name) => {
+                let attachment = self.0.snapshots.received_attachment(&name);
+                let attachment = attachment.map_err(text)?;
                 let meta = openraft::storage::SnapshotMeta {
                     last_log_id: attachment.applied(),
                     last_membership: attachment.members(),
                 };
                 let snapshot = openraft::storage::Snapshot {
                     meta,
-                    snapshot: SnapshotData::Received(path),
+                    snapshot: SnapshotData::Received(name),
                 };
                 let response = raft
                     .install_full_snapshot(vote, snapshot)

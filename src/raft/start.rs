@@ -10,14 +10,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cluster::Cluster;
+use super::folder::Folder;
 use super::form::{Candidate, Formed, Origin, form};
 use super::inner::{Inner, Retention};
 use super::machine::{Folded, Machine};
 use super::network::Factory;
-use super::peer::{Network, Peers, Secret, Self_};
+use super::peer::{Listener, Network, Peers, Secret, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
+use super::runner::{Runner, blocking};
 use super::scrub::{self, ScrubPace, Scrubbing};
 use super::sending::Sending;
 use super::service::Service;
@@ -45,8 +47,11 @@ pub struct Options {
     /// How this node is reached, as the others are told.
     pub peer_address: String,
     pub http_address: String,
-    pub listener: tokio::net::TcpListener,
+    pub listener: Box<dyn Listener>,
     pub network: Arc<dyn Network>,
+    /// Where the store lies, and snapshots on their way.
+    pub folder: Arc<dyn Folder>,
+    pub runner: Arc<dyn Runner>,
     pub secret: Option<String>,
     pub origin: Origin,
     pub timing: Timing,
@@ -96,9 +101,14 @@ pub async fn start(
 ) -> Result<Running, StartError> {
     let tasks = TaskTracker::new();
     let folded = Arc::new(Folded::new(&options.cadence));
-    let snapshots = Snapshots::open(options.dir.join("state"))?;
+    let snapshots = Snapshots::open(options.folder.clone())?;
     let me = (options.identity.node, options.identity.boot);
-    let mut machine = Machine::open(snapshots.clone(), folded.clone(), me)?;
+    let mut machine = Machine::open(
+        snapshots.clone(),
+        folded.clone(),
+        options.runner.clone(),
+        me,
+    )?;
     let purged = options.log.bounds().purged.map_or(0, |at| at.index);
     if purged > machine.applied_index() {
         return Err(StartError::Store {
@@ -112,8 +122,7 @@ pub async fn start(
     let secret = Secret::new(options.secret.as_deref());
     let (inner, listener, origin) = build(options, &machine, folded, snapshots, rim, &secret);
     let service = Arc::new(Service(inner.clone()));
-    let means = (inner.peers.network(), secret);
-    tasks.spawn(peer::serve(listener, service, means, inner.stop.clone()));
+    tasks.spawn(peer::serve(listener, service, secret, inner.stop.clone()));
 
     let first = match new {
         true => become_member(&inner, &origin).await?,
@@ -146,7 +155,7 @@ fn build(
     snapshots: Snapshots,
     rim: Arc<dyn Rim>,
     secret: &Secret,
-) -> (Arc<Inner>, tokio::net::TcpListener, Origin) {
+) -> (Arc<Inner>, Box<dyn Listener>, Origin) {
     let me = Self_ {
         cluster: options.identity.cluster,
         node: options.identity.node,
@@ -191,6 +200,7 @@ fn build(
         checkpoint_at_ms: AtomicU64::new(options.clock.steady().as_millis() as u64),
         clock: options.clock,
         fault: options.fault,
+        runner: options.runner,
         stop: CancellationToken::new(),
     };
     (Arc::new(inner), options.listener, options.origin)
@@ -250,6 +260,8 @@ async fn run_raft(inner: &Inner, machine: Machine) -> Result<Raft, StartError> {
         Factory {
             peers: inner.peers.clone(),
             sending: inner.sending.clone(),
+            snapshots: inner.snapshots.clone(),
+            runner: inner.runner.clone(),
         },
         Storage(inner.log.clone()),
         machine,
@@ -302,7 +314,7 @@ impl Running {
             tracing::warn!("some tasks did not end in time");
         }
         let log = inner.log.clone();
-        // A join error means that closing panicked, which the log has reported itself.
-        let _ = tokio::task::spawn_blocking(move || log.close()).await;
+        // An error means that closing panicked, which the log has reported itself.
+        let _ = blocking(&*inner.runner, "closing the log", move || log.close()).await;
     }
 }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use super::cluster::Busy;
 use super::inner::Inner;
 use super::lifecycle::{self, Duty, Handled};
 use super::margin::Margin;
+use super::runner::blocking;
 use super::types::Raft;
 use crate::model::Span;
 use crate::state::StoreFault;
@@ -79,7 +81,6 @@ impl Default for Cadence {
 pub(crate) async fn leases(inner: Arc<Inner>, raft: Raft) {
     let mut ticks = tokio::time::interval(inner.timing.owner_lease() / LOOKS_PER_LEASE);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    #[allow(clippy::disallowed_methods)]
     // What stands still in suspension, to be compared with what does not.
     let (started, steady_started) = (Instant::now(), inner.clock.steady());
     let mut suspended = Duration::ZERO;
@@ -134,7 +135,7 @@ pub(crate) async fn load(inner: &Inner) -> Result<Handled, Busy> {
     let (soon, until) = (now.plus(SOON), now.plus(inner.cadence.window));
     let budget = inner.cadence.window_bytes as usize;
     let (state, stop) = (inner.state.clone(), inner.stop.clone());
-    let loaded = tokio::task::spawn_blocking(move || {
+    let load = move || {
         let mut tasks = 0;
         // In pieces: the fold goes on between them.
         while !stop.is_cancelled() {
@@ -145,8 +146,9 @@ pub(crate) async fn load(inner: &Inner) -> Result<Handled, Busy> {
             }
         }
         Ok::<u64, StoreFault>(tasks)
-    });
-    let tasks = inner.must(loaded.await.map_err(|_| Busy::Fault)?);
+    };
+    let loaded = blocking(&*inner.runner, "loading ahead", load).await;
+    let tasks = inner.must(loaded.map_err(|_| Busy::Fault)?);
     Ok(Handled {
         examined: tasks,
         handled: tasks,

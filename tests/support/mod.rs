@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod http;
 pub mod node;
 pub mod receiver;
+pub mod told;
 pub mod work;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -3,6 +3,8 @@
 mod export;
 mod verify;
 
+pub use export::lines;
+
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;

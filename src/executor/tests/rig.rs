@@ -266,7 +266,7 @@ impl Rig {
         self.clock.set_wall_us(to);
         // Under the lock: the thread is either asleep or will look again before it sleeps.
         drop(self.executor.inner.lock());
-        self.executor.inner.due.notify_one();
+        self.executor.inner.due.ring();
     }
 
     /// Waits until exactly these have begun, in any order.

@@ -1,7 +1,7 @@
 //! One connection to a peer: many calls in flight, answered by number.
 
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,7 +32,8 @@ pub(crate) enum CallError {
     Refused { address: String, why: String },
 }
 
-type Pending = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Frame>>>>>;
+/// In order of numbers, so that those who wait for a connection that broke wake in that order.
+type Pending = Arc<Mutex<Option<BTreeMap<u64, oneshot::Sender<Frame>>>>>;
 
 /// An open connection. Dropping it closes it.
 pub(crate) struct Link {
@@ -54,7 +55,7 @@ impl Link {
     /// Takes over a connection on which the handshake is done.
     pub(crate) fn new(address: String, stream: Box<dyn Duplex>) -> Link {
         let (outbox, inbox) = mpsc::channel(OUTBOX);
-        let pending: Pending = Arc::new(Mutex::new(Some(HashMap::new())));
+        let pending: Pending = Arc::new(Mutex::new(Some(BTreeMap::new())));
         let refused = Arc::new(Mutex::new(None));
         let task = tokio::spawn(carry(stream, inbox, pending.clone(), refused.clone()));
         Link {

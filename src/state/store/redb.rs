@@ -193,14 +193,22 @@ impl RedbStore {
             ready.store(true, Ordering::Release);
             Ok(())
         };
-        let thread = std::thread::Builder::new().name("store-filter".into());
-        let spawned = thread.spawn(move || {
+        let fill = move || {
             if let Err(e) = guarded(READING, fill) {
                 // Ids are looked up instead; reading them there will tell whom it concerns.
                 tracing::warn!("the id filter could not be filled: {e}");
             }
-        });
-        spawned.map(drop).map_err(|e| fault("starting a thread", e))
+        };
+        if self.blocks.is_none() {
+            // A simulation has one thread, and small stores.
+            fill();
+            return Ok(());
+        }
+        let thread = std::thread::Builder::new().name("store-filter".into());
+        thread
+            .spawn(fill)
+            .map(drop)
+            .map_err(|e| fault("starting a thread", e))
     }
 
     fn surely_not(&self, key: &Key) -> bool {
