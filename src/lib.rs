@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod bugs;
 pub mod cli;
 pub mod executor;
 #[cfg(any(test, fuzzing))]
