@@ -44,6 +44,11 @@ demo:
 jepsen *args:
     JEPSEN="{{args}}" cargo test --test jepsen-style long -- --ignored --nocapture
 
+# Which mistake, made on purpose, is caught by what: of all, or of those that are named; `tests` or
+# `harness` among the names leaves the other out.
+seeded-bugs *names:
+    SEEDED_BUGS="{{names}}" cargo test --features seeded-bugs --test jepsen-style seeded_bugs -- --ignored --nocapture
+
 # Licences, advisories and bans of the dependencies.
 deny:
     cargo deny check
