@@ -2,6 +2,7 @@
 //!
 //! The modules stand on floors; each uses only the floors below its own:
 //! `model` → `wheel`, `log` → `state` → `raft` → `executor` → `api` → `node` → `cli`.
+//! Below all of them lies `bugs`: mistakes on purpose, of which a normal build has none.
 #![forbid(unsafe_code)]
 
 pub mod api;
