@@ -60,7 +60,7 @@ const fn catchers(bug: Bug) -> &'static [Catcher] {
         Bug::SnapshotDropsMarks | Bug::SnapshotDropsHistory => &[SNAPSHOT, SNAPSHOTS],
         Bug::OwnClock | Bug::RandomJitter => &[REPLICAS, QUIET],
         Bug::HashMapOrder => &[REPLICAS],
-        Bug::RetireDropsPending => &[EACH_ENTRY, LISTS],
+        Bug::RetireDropsPending => &[REPLICAS, STORE],
         Bug::LabelIndexForgotten | Bug::ListSkipsFar => &[LISTS, QUIET],
         Bug::FenceUnchecked => &[EACH_ENTRY, CUTS],
         Bug::OneRetryTooMany
@@ -73,14 +73,15 @@ const fn catchers(bug: Bug) -> &'static [Catcher] {
         | Bug::DeadlineIgnored
         | Bug::DoneRevived
         | Bug::OwnerNotAsked => &[FOLD, QUIET],
-        Bug::StaleRead | Bug::BlindRepeat => &[CUTS],
+        Bug::StaleRead => &[CUTS],
+        Bug::BlindRepeat => &[Tests("raft::cluster"), CUTS],
         Bug::StampGoesBack => &[Tests("raft::proposer"), CLOCKS],
         Bug::BulkOneTooMany => &[QUIET],
         Bug::ReplayFires => &[KILLS],
         Bug::LeaseIgnored => &[Tests("executor::core"), CUTS],
         Bug::EarlyDispatch => &[Tests("executor::core"), QUIET],
         Bug::BegunWithdrawn => &[Tests("executor::attempts"), QUIET],
-        Bug::OutcomeDropped => &[CUTS],
+        Bug::OutcomeDropped => &[Tests("node::outcomes"), CUTS],
         Bug::ClockBelieved => &[Tests("node::clock"), CLOCKS],
     }
 }
