@@ -60,7 +60,6 @@ const fn catchers(bug: Bug) -> &'static [Catcher] {
         Bug::SnapshotDropsMarks | Bug::SnapshotDropsHistory => &[SNAPSHOT, SNAPSHOTS],
         Bug::OwnClock | Bug::RandomJitter => &[REPLICAS, QUIET],
         Bug::HashMapOrder => &[REPLICAS],
-        Bug::RetireDropsPending => &[REPLICAS, STORE],
         Bug::LabelIndexForgotten | Bug::ListSkipsFar => &[LISTS, QUIET],
         Bug::FenceUnchecked => &[EACH_ENTRY, CUTS],
         Bug::OneRetryTooMany
@@ -72,7 +71,8 @@ const fn catchers(bug: Bug) -> &'static [Catcher] {
         | Bug::MarkIgnored
         | Bug::DeadlineIgnored
         | Bug::DoneRevived
-        | Bug::OwnerNotAsked => &[FOLD, QUIET],
+        | Bug::OwnerNotAsked
+        | Bug::RetireDropsPending => &[FOLD, QUIET],
         Bug::StaleRead => &[CUTS],
         Bug::BlindRepeat => &[Tests("raft::cluster"), CUTS],
         Bug::StampGoesBack => &[Tests("raft::proposer"), CLOCKS],
