@@ -57,6 +57,11 @@ crash-points *args:
 same-bytes *args:
     SIMULATE="{{args}}" cargo test --profile simulate --test simulate twenty_seeds -- --ignored --nocapture
 
+# Which mistake, made on purpose, is caught by what: of all, or of those that are named; `tests` or
+# `harness` among the names leaves the other out.
+seeded-bugs *names:
+    SEEDED_BUGS="{{names}}" cargo test --features seeded-bugs --test jepsen-style seeded_bugs -- --ignored --nocapture
+
 # Licences, advisories and bans of the dependencies.
 deny:
     cargo deny check

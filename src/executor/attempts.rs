@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use crate::bugs::{self, Bug};
 use crate::model::limits::OUTCOME_GRACE;
 use crate::model::{Epoch, Fence, Seq, Time};
 
@@ -108,7 +109,7 @@ impl Attempts {
     /// See [`super::Executor::withdraw`].
     pub fn withdraw(&mut self, id: Id, steady: Duration) -> bool {
         if let Some(Place::Begun { .. } | Place::Ended { .. }) = self.get(id).map(|e| e.place) {
-            return false;
+            return bugs::on(Bug::BegunWithdrawn);
         }
         if self.withdrawn.len() >= WITHDRAWN_MAX && !self.withdrawn.contains_key(&id) {
             return false;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::attempts::{Attempts, Id, Place};
 use super::targets::{Reference, TargetKey, Targets};
+use crate::bugs::{self, Bug};
 use crate::model::{Change, Epoch, Fence, NodeId, Seq, Time};
 
 /// What [`Core::begin`] decided.
@@ -106,7 +107,8 @@ impl Core {
     /// Takes what is due out of the hold, at most `max`.
     pub fn pop_due(&mut self, now: Time, max: usize) -> Vec<Reference> {
         let mut due = Vec::new();
-        while due.len() < max && self.next_at().is_some_and(|at| at <= now) {
+        let early = bugs::on(Bug::EarlyDispatch);
+        while due.len() < max && self.next_at().is_some_and(|at| at <= now || early) {
             let Some(Reverse((at, seq, fence))) = self.heap.pop() else {
                 break;
             };
@@ -187,7 +189,7 @@ impl Core {
         if !queued || !self.admit(id) {
             return Begin::Dropped;
         }
-        if wall < reference.at {
+        if wall < reference.at && !bugs::on(Bug::EarlyDispatch) {
             self.attempts.put(id, Place::Held);
             self.heap.push(Reverse((reference.at, id.0, id.1)));
             return Begin::Waits;
@@ -239,7 +241,10 @@ impl Core {
 
     fn may_start(&self, steady: Duration) -> bool {
         let leased = |contact: Duration| steady < contact.saturating_add(self.lease);
-        !self.stopping && self.contact.is_some_and(leased)
+        let unasked = bugs::on(Bug::LeaseIgnored)
+            // Nothing was heard yet: it looks like the lease of the run before.
+            || bugs::on(Bug::ReplayFires) && self.contact.is_none();
+        !self.stopping && (unasked || self.contact.is_some_and(leased))
     }
 
     /// Notes a place that is not in memory.

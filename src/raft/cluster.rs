@@ -15,6 +15,7 @@ use super::proposer::{Class, Commits};
 use super::types::{Member, Raft};
 use super::view::{ClusterView, Facts, NodeView, Scrubbed, ShardView};
 use super::wire::{self, Propose, Verdict, Withdraw};
+use crate::bugs::{self, Bug};
 use crate::model::{
     Batch, Event, Fence, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time, decode, encode,
 };
@@ -252,6 +253,9 @@ impl Cluster {
     /// # Errors
     /// [`Busy::NoLeader`] when no leader with a quorum can be asked in time.
     pub async fn barrier(&self) -> Result<(), Busy> {
+        if bugs::on(Bug::StaleRead) {
+            return Ok(());
+        }
         let start = Instant::now();
         loop {
             let index = self.ask_read_index().await;
@@ -528,6 +532,7 @@ impl Cluster {
 /// and a success that names no attempt would end the next one, should the task be run again.
 fn may_repeat(event: &Event) -> bool {
     match event {
+        _ if bugs::on(Bug::BlindRepeat) => true,
         Event::Cancel(_) | Event::Change(_) | Event::Run(_) => false,
         Event::Complete(complete) => complete.ok && complete.fence.is_some(),
         _ => true,

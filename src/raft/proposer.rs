@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::gathered::Gathered;
 use super::types::{Payload, Raft, Reply, Types};
 use super::wire::Verdict;
+use crate::bugs::{self, Bug};
 use crate::model::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
 use crate::model::{Batch, Clock, Event, Span, Time};
 use crate::state::Shared;
@@ -268,7 +269,10 @@ impl Proposer {
     fn stamp(&self, state: &Shared, now: Time) -> Time {
         let folded = state.read(|state| state.stamp());
         let last = Time(self.last_stamp.load(Ordering::Relaxed));
-        let stamp = now.max(folded).max(last);
+        let stamp = match bugs::on(Bug::StampGoesBack) {
+            true => now,
+            false => now.max(folded).max(last),
+        };
         self.last_stamp.store(stamp.0, Ordering::Relaxed);
         stamp
     }
@@ -307,5 +311,47 @@ fn distribute(requests: Vec<Request>, index: u64, reply: Reply) {
             .map(|outcome| Verdict::Decided { index, outcome })
             .collect();
         let _ = request.reply.send(verdicts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{MemoryStore, State};
+
+    /// Nobody asks it.
+    struct NoClock;
+
+    impl Clock for NoClock {
+        fn wall(&self) -> Time {
+            Time(0)
+        }
+        fn wall_us(&self) -> u64 {
+            0
+        }
+        fn steady(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    fn proposer() -> Proposer {
+        Proposer::new(Arc::new(NoClock), Arc::new(Gathered::new(1, 1)))
+    }
+
+    #[test]
+    fn stamps_never_go_back_under_one_leader_or_the_next() {
+        let state = Shared::new(State::new(Box::<MemoryStore>::default()));
+        let first = proposer();
+        assert_eq!(first.stamp(&state, Time(1_000)), Time(1_000));
+        assert_eq!(first.stamp(&state, Time(700)), Time(1_000), "I-10");
+        let folded = Batch {
+            stamp: Time(1_000),
+            now: Time(700),
+            events: Vec::new(),
+        };
+        state.write(|state| state.apply(1, folded, &mut Vec::new()));
+        let next = proposer();
+        assert_eq!(next.stamp(&state, Time(800)), Time(1_000), "I-10");
+        assert_eq!(next.stamp(&state, Time(1_200)), Time(1_200));
     }
 }

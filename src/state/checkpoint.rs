@@ -11,6 +11,7 @@ use super::layer::{Layer, minute};
 use super::record::Record;
 use super::store::{Image, Saved, Store, StoreScrub, Writer};
 use super::{State, StoreFault};
+use crate::bugs::{self, Bug};
 use crate::model::{Seq, Time};
 
 /// A checkpoint on its way: written on whatever thread, then handed back.
@@ -66,6 +67,9 @@ impl State {
         };
         state.core = saved.core;
         state.hashes = saved.hashes.into();
+        if bugs::on(Bug::WheelNotRebuilt) {
+            state.table.horizon = u32::MAX;
+        }
         state.table.counts = saved.counts;
         state.table.hash = saved.hash;
         for seq in state.table.store.open()? {
@@ -93,8 +97,10 @@ impl State {
     }
 
     fn saved(&self, attachment: Vec<u8>) -> Saved {
+        let mut core = self.core.clone();
+        core.applied += u64::from(bugs::on(Bug::CheckpointIndex));
         Saved {
-            core: self.core.clone(),
+            core,
             counts: self.table.counts.clone(),
             hash: self.table.hash,
             hashes: self.hashes.iter().copied().collect(),

@@ -11,6 +11,7 @@ use super::label::{Label, labels};
 use super::past::Past;
 use super::record::Record;
 use super::{Class, Mark};
+use crate::bugs::{self, Bug};
 use crate::model::{Key, Row, Seq, Stage, Task, Time};
 
 /// Minutes since 1970: how the store orders what is due, and how far the wheel reaches.
@@ -104,6 +105,9 @@ impl Layer {
 
     /// Takes note of what became of a task's labels when its spec changed.
     pub(crate) fn relabel(&mut self, old_spec: &[u8], task: &Task) {
+        if bugs::on(Bug::LabelIndexForgotten) {
+            return;
+        }
         let (old, new) = (labels(old_spec), labels(&task.spec));
         for label in old.iter().filter(|label| !new.contains(label)) {
             self.labels.insert((*label, task.key.clone()), None);
@@ -133,6 +137,12 @@ impl Layer {
             .take(max)
             .map(|((_, key), seq)| (key.clone(), *seq))
             .collect()
+    }
+
+    /// Whether this generation leaves a task in a final stage: only for [`bugs`].
+    pub(crate) fn is_final(&self, seq: Seq) -> bool {
+        let now = self.cells.get(&seq).and_then(|cell| cell.now.as_ref());
+        now.is_some_and(|record| record.task.stage.is_final())
     }
 
     /// Takes in what stays of a dropped task.

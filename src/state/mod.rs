@@ -49,6 +49,7 @@ mod tests;
 use bincode::{Decode, Encode};
 use std::collections::VecDeque;
 
+use crate::bugs::{self, Bug};
 use crate::model::limits::{HASH_EVERY, HASHES_KEPT, RETIRE_MAX, SHARDS_DEFAULT, TRIGGER_MAX};
 use crate::model::{Batch, Boot, By, Change, Epoch, Event, Fence, NodeId, Outcome, RowKind};
 use crate::model::{Seq, Shard, Time};
@@ -213,10 +214,14 @@ impl State {
     /// Returns one outcome per event, in order, and appends the effects to `changes`.
     pub fn apply(&mut self, index: u64, batch: Batch, changes: &mut Vec<Change>) -> Vec<Outcome> {
         self.core.stamp = self.core.stamp.max(batch.stamp);
+        let now = match bugs::on(Bug::OwnClock) {
+            true => Time(bugs::own_clock_ms(batch.now.0)),
+            false => batch.now,
+        };
         let entry = Entry {
             index,
             stamp: self.core.stamp,
-            now: batch.now,
+            now,
         };
         let outcomes = batch
             .events
@@ -271,9 +276,10 @@ impl State {
         if task.stage.is_final() {
             self.opened(seq);
         }
+        let same = bugs::on(Bug::SameAttempt) && kind == RowKind::Redispatched;
         let fence = Fence {
             epoch: held.epoch,
-            attempt: old.attempt.saturating_add(1),
+            attempt: old.attempt.saturating_add(u32::from(!same)),
         };
         let row = NewRow {
             node: held.node,

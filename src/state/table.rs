@@ -17,6 +17,7 @@ use super::queue::{Queue, Sign};
 use super::record::{NewRow, Record};
 use super::store::Store;
 use super::{Entry, Mark};
+use crate::bugs::{self, Bug};
 use crate::model::{Fence, Key, NodeId, Seq, Stage, Task, Time};
 
 /// Finished tasks leave in two classes, because dead ones are kept longer.
@@ -306,7 +307,8 @@ impl Table {
     /// Puts a task under every index that its stage calls for.
     fn index(&mut self, task: &Task) {
         let (stage, at, seq) = (task.stage, task.at, task.seq);
-        if stage.is_waiting() {
+        let lost = bugs::on(Bug::RetryLost) && stage == Stage::Retrying;
+        if stage.is_waiting() && !lost {
             match minute(at) < self.horizon {
                 true => self.waiting.insert(at, seq),
                 false => self
@@ -404,6 +406,7 @@ impl Table {
         let lives = |(at, seq): &&(Time, Seq)| {
             self.task(*seq)
                 .is_some_and(|t| Class::of(t.stage) == Some(class) && t.at == *at)
+                || bugs::on(Bug::RetireDropsPending) && self.task(*seq).is_some()
         };
         let mut found: Vec<(Time, Seq)> = Vec::new();
         let layered = self.layers().map(|layer| &layer.finished[class as usize]);
@@ -412,6 +415,9 @@ impl Table {
         }
         found.sort_unstable();
         found.dedup();
+        if bugs::on(Bug::HashMapOrder) {
+            bugs::as_hashed(&mut found);
+        }
         let more = found.len() > max;
         found.truncate(max);
         (found.into_iter().map(|(_, seq)| seq).collect(), more)

@@ -14,12 +14,14 @@
 //!
 //! * `cargo test --test jepsen-style`: two short, fixed runs.
 //! * `just jepsen --minutes 60 --seed 7 --nemesis kill,pause`: a long one.
+//! * `just seeded-bugs`: whether it notices mistakes that are made on purpose.
 
 #![allow(clippy::disallowed_methods)] // Outside the product there is only the machine's clock.
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bugs;
 mod chance;
 mod check;
 mod fault;
@@ -113,4 +115,12 @@ fn long() {
     let asked = std::env::var(ASKED).unwrap_or_default();
     let seed = support::now_us();
     hold(Options::parse(&asked, seed).unwrap_or_else(|error| panic!("{ASKED}: {error}")));
+}
+
+/// The table of which mistake is caught by what: see `bugs.rs` and `just seeded-bugs`.
+#[test]
+#[ignore = "breaks the product on purpose, and takes an hour"]
+fn seeded_bugs() {
+    let _one = support::serial();
+    bugs::table(&std::env::var(bugs::ASKED).unwrap_or_default());
 }

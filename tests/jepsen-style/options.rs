@@ -1,4 +1,5 @@
-//! What a run is asked for: `--minutes 60 --seed 7 --runs 10 --nemesis kill,pause --keep`.
+//! What a run is asked for: `--minutes 60 --seed 7 --runs 10 --nemesis kill,pause --keep`, and
+//! `--bug name` of nodes that are broken on purpose.
 
 use crate::fault;
 
@@ -13,6 +14,8 @@ pub struct Options {
     pub runs: u64,
     /// Keep data directories even when all is well.
     pub keep: bool,
+    /// The mistake that the nodes make, in a build that can make them.
+    pub bug: Option<String>,
 }
 
 impl Options {
@@ -25,6 +28,7 @@ impl Options {
             nemeses: fault::families().map(str::to_owned).collect(),
             runs: 1,
             keep: false,
+            bug: None,
         };
         let mut words = text.split_whitespace();
         while let Some(word) = words.next() {
@@ -41,10 +45,11 @@ impl Options {
                 "--seconds" => options.seconds = number()?,
                 "--seed" => options.seed = number()?,
                 "--runs" => options.runs = number()?,
+                "--bug" => options.bug = Some(value.to_owned()),
                 "--nemesis" => options.nemeses = value.split(',').map(str::to_owned).collect(),
                 _ => {
                     return Err(format!(
-                        "{word} is not known; there are --minutes, --seconds, --seed, --runs, --nemesis, --keep"
+                        "{word} is not known; there are --minutes, --seconds, --seed, --runs, --nemesis, --bug, --keep"
                     ));
                 }
             }
@@ -60,18 +65,20 @@ impl Options {
 
     /// The words that ask for the same run.
     pub fn shown(&self) -> String {
+        let bug = self.bug.as_ref();
         format!(
-            "--seconds {} --seed {} --nemesis {}",
+            "--seconds {} --seed {} --nemesis {}{}",
             self.seconds,
             self.seed,
-            self.nemeses.join(",")
+            self.nemeses.join(","),
+            bug.map_or(String::new(), |bug| format!(" --bug {bug}"))
         )
     }
 }
 
 #[test]
 fn options_are_understood_and_shown() {
-    let asked = "--minutes 2 --seed 7 --nemesis kill,pause";
+    let asked = "--minutes 2 --seed 7 --nemesis kill,pause --bug own-clock";
     let options = Options::parse(asked, 1).unwrap();
     assert_eq!((options.seconds, options.seed), (120, 7));
     assert_eq!(Options::parse(&options.shown(), 1).unwrap(), options);

@@ -59,7 +59,10 @@ impl Plan {
         let seeds = [chance.draw(), chance.draw(), chance.draw()];
         let has = |family: &str| options.nemeses.iter().any(|name| name == family);
         let purges = has("snapshot");
-        let settings = settings(&mut chance, purges, options.seconds >= STEADY_FROM_SECONDS);
+        let mut settings = settings(&mut chance, purges, options.seconds >= STEADY_FROM_SECONDS);
+        // Nodes that cannot make it refuse to start.
+        let bug = options.bug.clone();
+        settings.extend(bug.map(|bug| (horolog::bugs::VARIABLE.to_owned(), bug)));
         let kinds: Vec<&Kind> = FAULTS.iter().filter(|kind| has(kind.family)).collect();
         let steps = steps(&mut chance, &kinds, options.seconds * 1_000);
         Plan {

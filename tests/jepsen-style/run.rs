@@ -11,6 +11,7 @@ use crate::chance::Chance;
 use crate::check;
 use crate::fault::{Begun, Kind, Trouble};
 use crate::heal;
+use crate::options::Options;
 use crate::plan::Plan;
 use crate::record::{self, Faults, History};
 use crate::report;
@@ -58,7 +59,7 @@ struct Done {
 
 /// Runs a plan. Everything it leaves is in `jepsen-runs/<seed>`.
 pub fn run(plan: &Plan) -> Outcome {
-    let dir = folder(plan.options.seed);
+    let dir = folder(&plan.options);
     fs::write(dir.join("plan.json"), format!("{:#}\n", plan.shown())).unwrap();
     let [work_seed, wire_seed, sink_seed] = plan.seeds;
     let sink = Arc::new(Sink::start(&dir, Chance::new(sink_seed)));
@@ -119,10 +120,15 @@ pub fn run(plan: &Plan) -> Outcome {
 }
 
 /// An empty folder for this run.
-fn folder(seed: u64) -> PathBuf {
+fn folder(options: &Options) -> PathBuf {
+    let seed = options.seed;
+    let name = match &options.bug {
+        Some(bug) => format!("{bug}-{seed}"),
+        None => seed.to_string(),
+    };
     let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("jepsen-runs")
-        .join(seed.to_string());
+        .join(name);
     if dir.exists() {
         // A run that was killed may have left its small disk behind.
         Mount::release(&dir.join(format!("node-{SMALL}")));
