@@ -210,7 +210,7 @@ impl Walk<'_> {
         let begun = self.api.clock.steady();
         loop {
             let (filter, after) = (&self.filter, self.after.as_ref());
-            let page = cluster.read(|state| state.list(filter, after, PIECE))?;
+            let page = cluster.list(filter, after, PIECE)?;
             let next = page.next;
             if let Err(problem) = self.piece(page.tasks).await {
                 // What was done is told; the next request begins with what was not.
