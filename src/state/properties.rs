@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
 use super::{Checkpoint, MemoryStore, RedbStore, State, StateHash};
-use crate::model::{Batch, Change, Outcome};
+use crate::model::{Batch, Change, Outcome, Time};
 use script::{Step, Writer};
 
 /// What a fold tells the world, entry by entry.

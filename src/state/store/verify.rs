@@ -208,7 +208,7 @@ mod tests {
         for part in [
             "a record was lost or changed",
             "`ids` leads from shop/order-49 to task 51, which is not there",
-            "`far` has task 51 in minute 166, where it does not wait",
+            "`far` has task 51 at 10000049, where it does not wait",
             "`history` has row 0 of task 51, which is not there",
             "`labels` leads from shop/order-49 to task 51, which is not there",
         ] {
