@@ -211,11 +211,11 @@ impl Walk<'_> {
         let begun = self.api.clock.steady();
         loop {
             let (filter, after) = (&self.filter, self.after.as_ref());
-            let mut page = cluster.read(|state| state.list(filter, after, PIECE))?;
+            let mut page = cluster.list(filter, after, PIECE)?;
             let next = page.next;
             if let (true, Some(last)) = (bugs::on(Bug::BulkOneTooMany), page.tasks.last()) {
                 let any = Filter::default();
-                let behind = cluster.read(|state| state.list(&any, Some(&last.key), 1))?;
+                let behind = cluster.list(&any, Some(&last.key), 1)?;
                 page.tasks.extend(behind.tasks);
             }
             if let Err(problem) = self.piece(page.tasks).await {

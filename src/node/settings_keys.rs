@@ -184,7 +184,7 @@ pub const KEYS: &[Key] = &[
         "store.window_bytes",
         Kind::Number,
         "",
-        "but only what is due within seconds, while that which was loaded takes so much memory: 16 bytes a task",
+        "but nothing more while that which was loaded takes so much memory, 16 bytes a task; what falls due then is read in pieces",
     ),
     key(
         "store.load_period",

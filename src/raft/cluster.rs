@@ -17,9 +17,10 @@ use super::view::{ClusterView, Facts, NodeView, Scrubbed, ShardView};
 use super::wire::{self, Propose, Verdict, Withdraw};
 use crate::bugs::{self, Bug};
 use crate::model::{
-    Batch, Event, Fence, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time, decode, encode,
+    Batch, Event, Fence, Key, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time, decode,
+    encode,
 };
-use crate::state::{Shared, State, StoreFault};
+use crate::state::{Filter, Page, Shared, State, StoreFault};
 
 /// While no leader is known, a request waits so long for one.
 pub(super) const LEADER_WITHIN: Duration = Duration::from_secs(1);
@@ -72,10 +73,23 @@ impl Cluster {
     /// # Errors
     /// [`Busy::Fault`]: the process is about to end.
     pub fn read<T>(&self, f: impl FnOnce(&State) -> Result<T, StoreFault>) -> Result<T, Busy> {
-        self.0.state.read(f).map_err(|e| {
+        self.whole(self.0.state.read(f))
+    }
+
+    /// What was read; or the end of this node.
+    fn whole<T>(&self, read: Result<T, StoreFault>) -> Result<T, Busy> {
+        read.map_err(|e| {
             (self.0.fault)(e.to_string());
             Busy::Fault
         })
+    }
+
+    /// One page of a list, behind a key.
+    ///
+    /// # Errors
+    /// As of [`Cluster::read`].
+    pub fn list(&self, filter: &Filter, after: Option<&Key>, limit: usize) -> Result<Page, Busy> {
+        self.whole(self.0.state.list(filter, after, limit))
     }
 
     /// Proposes events; one answer each, in order. Goes to the leader, wherever that is; has

@@ -28,10 +28,6 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 /// A checkpoint that was asked for begins by then, or is asked for again.
 const BEGINS_WITHIN: Duration = Duration::from_millis(100);
 
-/// So far ahead is loaded whatever memory it takes: longer than it takes until the next look, and
-/// than any lead.
-const SOON: Span = Span::seconds(5);
-
 /// When the state goes to the store, what of the log stays behind it, and how far ahead of its
 /// time a task comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +55,8 @@ pub struct Cadence {
 impl Default for Cadence {
     /// Replaying 64 MiB takes about a second, and 100,000 tasks take about as much and 100 MiB of
     /// memory. A follower that was restarted is 10,000 behind at most. A start walks through the
-    /// log's file, and so through the bytes that are kept. Two minutes are two of the pieces in
-    /// which the store keeps what is due, and 256 MiB have room for sixteen million tasks.
+    /// log's file, and so through the bytes that are kept. 256 MiB
+    /// have room for sixteen million tasks.
     fn default() -> Cadence {
         Cadence {
             entries: 100_000,
@@ -131,15 +127,14 @@ pub(crate) async fn window(inner: Arc<Inner>) {
 /// # Errors
 /// The store cannot be read; the node ends.
 pub(crate) async fn load(inner: &Inner) -> Result<Handled, Busy> {
-    let now = inner.clock.wall();
-    let (soon, until) = (now.plus(SOON), now.plus(inner.cadence.window));
+    let until = inner.clock.wall().plus(inner.cadence.window);
     let budget = inner.cadence.window_bytes as usize;
     let (state, stop) = (inner.state.clone(), inner.stop.clone());
     let load = move || {
         let mut tasks = 0;
         // In pieces: the fold goes on between them.
         while !stop.is_cancelled() {
-            let loaded = state.write(|state| state.load_ahead(soon, until, budget))?;
+            let loaded = state.write(|state| state.load_ahead(until, budget))?;
             tasks += loaded.tasks as u64;
             if loaded.done {
                 break;

@@ -14,20 +14,6 @@ use super::{Class, Mark};
 use crate::bugs::{self, Bug};
 use crate::model::{Key, Row, Seq, Stage, Task, Time};
 
-/// Minutes since 1970: how the store orders what is due, and how far the wheel reaches.
-pub type Minute = u32;
-
-/// Milliseconds in a minute.
-pub(crate) const MINUTE_MS: u64 = 60_000;
-
-/// The minute an instant lies in. Instants end with the year 9999, long before the last minute; there
-/// is always one after it.
-pub(crate) fn minute(at: Time) -> Minute {
-    u32::try_from(at.0 / MINUTE_MS)
-        .unwrap_or(u32::MAX)
-        .min(u32::MAX - 1)
-}
-
 /// The index under which the store keeps a record: a function of its stage and instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -78,7 +64,7 @@ pub struct Layer {
     /// Tasks that became final, by class. An entry counts only while its record agrees.
     pub(crate) finished: [BTreeSet<(Time, Seq)>; 2],
     /// Waiting tasks beyond the horizon. An entry counts only while its record agrees.
-    pub(crate) far: BTreeMap<Minute, Vec<(Time, Seq)>>,
+    pub(crate) far: BTreeSet<(Time, Seq)>,
 }
 
 impl Layer {

@@ -12,7 +12,7 @@ use crate::log::Held;
 use crate::model::limits::HISTORY_ROWS_MAX;
 use crate::model::{Row, Seq, Time};
 use crate::state::StoreFault;
-use crate::state::layer::{Cell, Layer, MINUTE_MS, Place, minute};
+use crate::state::layer::{Cell, Layer, Place};
 use crate::state::past::{PastSize, removed_at_once};
 use crate::state::record::bound;
 
@@ -103,7 +103,7 @@ fn write_places(txn: &WriteTransaction, layer: &Layer) -> Written {
         }
     }
     let far = |place: Option<Place>, seq: Seq| match place {
-        Some(Place::Far(at)) => Some((minute(at), seq.0, at)),
+        Some(Place::Far(at)) => Some((at.0, seq.0)),
         _ => None,
     };
     let finished = |place: Option<Place>, seq: Seq| match place {
@@ -112,11 +112,11 @@ fn write_places(txn: &WriteTransaction, layer: &Layer) -> Written {
     };
     {
         let mut table = txn.open_table(FAR)?;
-        for (minute, seq, _) in sorted(moves.iter().filter_map(|m| far(m.1, m.0))) {
-            table.remove((minute, seq))?;
+        for row in sorted(moves.iter().filter_map(|m| far(m.1, m.0))) {
+            table.remove(row)?;
         }
-        for (minute, seq, at) in sorted(moves.iter().filter_map(|m| far(m.2, m.0))) {
-            table.insert((minute, seq), (at.0 % MINUTE_MS) as u16)?;
+        for row in sorted(moves.iter().filter_map(|m| far(m.2, m.0))) {
+            table.insert(row, ())?;
         }
     }
     {
