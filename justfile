@@ -44,6 +44,10 @@ demo:
 jepsen *args:
     JEPSEN="{{args}}" cargo test --test jepsen-style long -- --ignored --nocapture
 
+# What all runs of the fault harness so far add up to.
+jepsen-ledger:
+    cargo test --test jepsen-style sums -- --ignored --exact --nocapture
+
 # Licences, advisories and bans of the dependencies.
 deny:
     cargo deny check

@@ -24,6 +24,7 @@ mod chance;
 mod check;
 mod fault;
 mod heal;
+mod machine;
 mod options;
 mod plan;
 mod record;
@@ -31,9 +32,12 @@ mod report;
 mod run;
 mod sink;
 mod site;
+mod sums;
 mod verdict;
 mod wires;
 mod work;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use options::Options;
 use plan::Plan;
@@ -60,7 +64,11 @@ fn hold(options: Options) {
 fn hold_one(options: Options) -> Result<(), String> {
     let plan = Plan::new(options);
     println!("--- just jepsen {}", plan.options.shown());
-    let outcome = run::run(&plan);
+    let run = || run::run(&plan);
+    let outcome = catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
+        sums::enter_broken(&plan);
+        format!("seed {} broke off", plan.options.seed)
+    })?;
     for verdict in &outcome.verdicts {
         let word = match (verdict.ok, verdict.undecided) {
             (true, 0) => "ok       ",
@@ -104,6 +112,13 @@ fn every_fault_once() {
 #[test]
 fn snapshots_under_faults() {
     fixed("--seconds 15 --seed 2 --nemesis snapshot,kill,pause");
+}
+
+/// What all runs so far add up to.
+#[test]
+#[ignore = "a table for people; see `just jepsen-ledger`"]
+fn sums() {
+    print!("{}", sums::Sums::of(&sums::rows()).shown());
 }
 
 /// As long and with what it is told: `JEPSEN="--minutes 60 --seed 7 --nemesis kill,pause"`.

@@ -2,12 +2,15 @@
 
 use crate::fault;
 
+/// Which families there are is drawn with the seed.
+pub const RANDOM: &str = "random";
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// How long faults go on; a run takes longer by forming, healing and checking.
     pub seconds: u64,
     pub seed: u64,
-    /// Families of faults.
+    /// Families of faults; or `RANDOM` alone.
     pub nemeses: Vec<String>,
     /// So many runs, each with the next seed.
     pub runs: u64,
@@ -50,9 +53,13 @@ impl Options {
             }
         }
         let known: Vec<&str> = fault::families().collect();
-        for name in &options.nemeses {
+        let is_random = options.nemeses[..] == [RANDOM];
+        for name in options.nemeses.iter().filter(|_| !is_random) {
             if !known.contains(&name.as_str()) {
-                return Err(format!("--nemesis {name}: there are {}", known.join(", ")));
+                return Err(format!(
+                    "--nemesis {name}: there are {RANDOM} alone, {}",
+                    known.join(", ")
+                ));
             }
         }
         Ok(options)
@@ -77,6 +84,7 @@ fn options_are_understood_and_shown() {
     assert_eq!(Options::parse(&options.shown(), 1).unwrap(), options);
     for (bad, named) in [
         ("--nemesis flood", "partition"),
+        ("--nemesis random,kill", "alone"),
         ("--minutes", "value"),
         ("--minutes x", "--minutes"),
         ("--hours 2", "--minutes"),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::chance::Chance;
 use crate::fault::{self, FAULTS, Kind};
-use crate::options::Options;
+use crate::options::{Options, RANDOM};
 
 /// After each fault was there once, so many of a hundred have company.
 const WITH_PERCENT: u64 = 35;
@@ -57,7 +57,11 @@ impl Plan {
     pub fn new(options: Options) -> Plan {
         let mut chance = Chance::new(options.seed);
         let seeds = [chance.draw(), chance.draw(), chance.draw()];
-        let has = |family: &str| options.nemeses.iter().any(|name| name == family);
+        let nemeses = match options.nemeses[..] == [RANDOM] {
+            true => any_families(&mut chance),
+            false => options.nemeses.clone(),
+        };
+        let has = |family: &str| nemeses.iter().any(|name| name == family);
         let purges = has("snapshot");
         let settings = settings(&mut chance, purges, options.seconds >= STEADY_FROM_SECONDS);
         let kinds: Vec<&Kind> = FAULTS.iter().filter(|kind| has(kind.family)).collect();
@@ -148,6 +152,23 @@ fn steps(chance: &mut Chance, kinds: &[&'static Kind], time_ms: u64) -> Vec<Step
     steps
 }
 
+/// Most of the families, each by its own draw; seldom the one that takes the log's beginning away.
+fn any_families(chance: &mut Chance) -> Vec<String> {
+    const MOST_PERCENT: u64 = 75;
+    const PURGES_PERCENT: u64 = 30;
+    let drawn = fault::families().filter(|family| {
+        chance.percent(match *family {
+            "snapshot" => PURGES_PERCENT,
+            _ => MOST_PERCENT,
+        })
+    });
+    let drawn: Vec<String> = drawn.map(str::to_owned).collect();
+    match drawn.is_empty() {
+        true => any_families(chance),
+        false => drawn,
+    }
+}
+
 fn any_company(chance: &mut Chance, kinds: &[&'static Kind]) -> Option<&'static Kind> {
     let fits = |kind: &&&'static Kind| COMPANY.contains(&kind.family);
     let fitting: Vec<&'static Kind> = kinds.iter().filter(fits).copied().collect();
@@ -164,6 +185,10 @@ fn the_same_seed_makes_the_same_plan_and_each_fault_is_in_it() {
         let count = steps.iter().filter(|s| s["fault"] == kind.name()).count();
         assert_eq!(count, 1, "{}", kind.name());
     }
+    let random = |seed| Plan::new(Options::parse("--nemesis random", seed).unwrap());
+    assert_eq!(random(3).shown(), random(3).shown());
+    let purging = (0..100).filter(|seed| random(*seed).purges).count();
+    assert!((10..60).contains(&purging), "{purging}");
     let long = Plan::new(Options::parse("--minutes 30", 3).unwrap());
     let adds = long.steps.iter().filter(|s| s.kind.family == "add").count();
     assert!(adds == 1 && long.steps.len() > 300, "{}", long.steps.len());

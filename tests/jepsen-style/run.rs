@@ -11,6 +11,7 @@ use crate::chance::Chance;
 use crate::check;
 use crate::fault::{Begun, Kind, Trouble};
 use crate::heal;
+use crate::machine::Machine;
 use crate::plan::Plan;
 use crate::record::{self, Faults, History};
 use crate::report;
@@ -83,7 +84,9 @@ pub fn run(plan: &Plan) -> Outcome {
     );
     let shared = Arc::new(shared);
     let crew = Crew::start(shared.clone(), Chance::new(work_seed));
-    let mut done = disturb(&mut site, plan, &Faults::create(&dir));
+    let faults = Arc::new(Faults::create(&dir));
+    let machine = Machine::watch(faults.clone());
+    let mut done = disturb(&mut site, plan, &faults);
     if let Err(why) = crew.stop() {
         done.failed.push(why);
     }
@@ -100,6 +103,11 @@ pub fn run(plan: &Plan) -> Outcome {
     drop(shared);
     // Processes and small file systems first: they must not write into what is being read.
     let mounts = close(site);
+    println!(
+        "    the machine was late by {} ms at worst",
+        machine.worst_ms()
+    );
+    drop(machine);
     let sink = Arc::into_inner(sink).expect("nobody else has the sink any more");
     verdicts.push(well_called(&sink));
     sink.close();
@@ -120,9 +128,7 @@ pub fn run(plan: &Plan) -> Outcome {
 
 /// An empty folder for this run.
 fn folder(seed: u64) -> PathBuf {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("jepsen-runs")
-        .join(seed.to_string());
+    let dir = record::runs().join(seed.to_string());
     if dir.exists() {
         // A run that was killed may have left its small disk behind.
         Mount::release(&dir.join(format!("node-{SMALL}")));

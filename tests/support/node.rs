@@ -11,9 +11,14 @@ use std::time::Duration;
 use super::http::Client;
 use super::wait_for;
 
+/// Another binary to test than the one that was built with the tests: a copy that stays as it is
+/// while the tree goes on, or a build that is broken on purpose.
+pub const BINARY: &str = "TEST_BINARY";
+
 /// The binary under test.
 pub fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_horolog"));
+    let built = env!("CARGO_BIN_EXE_horolog").into();
+    let mut command = Command::new(std::env::var_os(BINARY).unwrap_or(built));
     // Settings of whoever runs the tests are not settings of the nodes.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HOROLOG_") {
