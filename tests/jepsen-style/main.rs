@@ -25,6 +25,7 @@ mod check;
 mod fault;
 mod heal;
 mod machine;
+mod net;
 mod options;
 mod plan;
 mod record;
@@ -101,7 +102,8 @@ fn fixed(text: &str) {
 /// Every fault once, but for those that purge the log: so the whole log is there to be replayed.
 #[test]
 fn every_fault_once() {
-    let families: Vec<&str> = fault::families().filter(|f| *f != "snapshot").collect();
+    let other = ["snapshot", fault::NETNS];
+    let families: Vec<&str> = fault::families().filter(|f| !other.contains(f)).collect();
     fixed(&format!(
         "--seconds 1 --seed 1 --nemesis {}",
         families.join(",")
@@ -119,6 +121,12 @@ fn snapshots_under_faults() {
 #[ignore = "a table for people; see `just jepsen-ledger`"]
 fn sums() {
     print!("{}", sums::Sums::of(&sums::rows()).shown());
+}
+
+/// Packets that are really lost, between nodes that show themselves with credentials.
+#[test]
+fn a_network_of_namespaces() {
+    fixed("--seconds 1 --seed 3 --nemesis netns");
 }
 
 /// As long and with what it is told: `JEPSEN="--minutes 60 --seed 7 --nemesis kill,pause"`.

@@ -25,7 +25,10 @@ impl Options {
         let mut options = Options {
             seconds: 600,
             seed,
-            nemeses: fault::families().map(str::to_owned).collect(),
+            nemeses: fault::families()
+                .filter(|family| *family != fault::NETNS)
+                .map(str::to_owned)
+                .collect(),
             runs: 1,
             keep: false,
         };
@@ -62,6 +65,16 @@ impl Options {
                 ));
             }
         }
+        let has = |name: &str| options.nemeses.iter().any(|n| n == name);
+        if let Some(wired) = fault::WIRED
+            .iter()
+            .find(|name| has(name) && has(fault::NETNS))
+        {
+            return Err(format!(
+                "--nemesis {wired},{}: one is of wires, the other of networks without; choose one",
+                fault::NETNS
+            ));
+        }
         Ok(options)
     }
 
@@ -85,6 +98,7 @@ fn options_are_understood_and_shown() {
     for (bad, named) in [
         ("--nemesis flood", "partition"),
         ("--nemesis random,kill", "alone"),
+        ("--nemesis netns,kill,wire", "choose one"),
         ("--minutes", "value"),
         ("--minutes x", "--minutes"),
         ("--hours 2", "--minutes"),

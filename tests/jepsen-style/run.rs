@@ -3,15 +3,17 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::check;
-use crate::fault::{Begun, Kind, Trouble};
+use crate::fault::{Begun, Kind, NETNS, Trouble};
 use crate::heal;
 use crate::machine::Machine;
+use crate::net::Net;
 use crate::plan::Plan;
 use crate::record::{self, Faults, History};
 use crate::report;
@@ -62,9 +64,14 @@ pub fn run(plan: &Plan) -> Outcome {
     let dir = folder(plan.options.seed);
     fs::write(dir.join("plan.json"), format!("{:#}\n", plan.shown())).unwrap();
     let [work_seed, wire_seed, sink_seed] = plan.seeds;
-    let sink = Arc::new(Sink::start(&dir, Chance::new(sink_seed)));
+    let net = match plan.has(NETNS) {
+        true => Net::new(),
+        false => Err(Trouble::Skipped("the plan needs none".into())),
+    };
+    let host = net.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), Net::host);
+    let sink = Arc::new(Sink::start(&dir, host, Chance::new(sink_seed)));
     let wires = Wires::new(Chance::new(wire_seed));
-    let mut site = Site::new(&dir, plan, wires, sink.clone());
+    let mut site = Site::new(&dir, plan, wires, sink.clone(), net);
     let began = now_ms();
     site.nodes.iter_mut().for_each(|node| node.start());
     let formed = site.wait(FORMED_WITHIN, |site| site.is_ready().then_some(()));
@@ -339,9 +346,13 @@ fn keep(site: &mut Site, dir: &Path) -> Verdict {
 /// Ends processes and wires; what is mounted stays until the folder was looked at.
 fn close(site: Site) -> Option<Mount> {
     let Site {
-        nodes, small_disk, ..
+        nodes,
+        small_disk,
+        net,
+        ..
     } = site;
     drop(nodes);
+    drop(net);
     small_disk.map(|(_, mount)| mount)
 }
 

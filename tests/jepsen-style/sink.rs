@@ -6,7 +6,7 @@
 
 use serde_json::json;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,14 +71,14 @@ pub struct Sink {
 }
 
 impl Sink {
-    pub fn start(dir: &Path, chance: Chance) -> Sink {
+    pub fn start(dir: &Path, host: IpAddr, chance: Chance) -> Sink {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("sink")
             .enable_all()
             .build()
             .unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(TcpListener::bind((host, 0))).unwrap();
         let shared = Arc::new(Shared {
             book: Deliveries::create(dir),
             evil: Mutex::default(),

@@ -8,12 +8,14 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use crate::chance::Chance;
+use crate::fault::Trouble;
+use crate::net::Net;
 use crate::plan::Plan;
 use crate::sink::Sink;
-use crate::support::http::{Answer, Client};
+use crate::support::http::{Answer, Client, TOKEN};
 use crate::support::node::Node;
 use crate::support::{now_ms, pass, seconds};
-use crate::wires::Wires;
+use crate::wires::{Mood, Wires};
 
 /// How many nodes form the cluster.
 pub const FIRST_NODES: u64 = 3;
@@ -39,6 +41,8 @@ pub struct Site {
     pub faketime: Option<PathBuf>,
     /// How much the workload does, as a multiple of the usual.
     pub pressure: Arc<std::sync::atomic::AtomicU64>,
+    /// Where nodes run in namespaces of their own; or why they do not.
+    pub net: Result<Net, Trouble>,
     peers: BTreeMap<u64, SocketAddr>,
     settings: Vec<(String, String)>,
     /// Nodes that ended by themselves although nothing was done to them.
@@ -86,9 +90,29 @@ impl Drop for Mount {
     }
 }
 
+/// Nodes that others can reach start only with credentials, and call private addresses only where
+/// they may.
+fn settings_beyond_loopback(net: &Net) -> [(String, String); 3] {
+    let token = TOKEN.get_or_init(|| "what-clients-of-the-harness-say".into());
+    [
+        ("HOROLOG_API_TOKEN".into(), token.clone()),
+        (
+            "HOROLOG_CLUSTER_SECRET".into(),
+            "what-nodes-of-the-harness-say".into(),
+        ),
+        ("HOROLOG_CALLBACKS_ALLOW".into(), net.host().to_string()),
+    ]
+}
+
 impl Site {
     /// Nodes that are not started yet.
-    pub fn new(root: &Path, plan: &Plan, wires: Wires, sink: Arc<Sink>) -> Site {
+    pub fn new(
+        root: &Path,
+        plan: &Plan,
+        wires: Wires,
+        sink: Arc<Sink>,
+        net: Result<Net, Trouble>,
+    ) -> Site {
         let mut site = Site {
             nodes: Vec::new(),
             wires,
@@ -98,10 +122,14 @@ impl Site {
             small_disk: None,
             faketime: None,
             pressure: Arc::new(1.into()),
+            net,
             peers: BTreeMap::new(),
             settings: plan.settings.clone(),
             deaths: Vec::new(),
         };
+        if let Ok(net) = &site.net {
+            site.settings.extend(settings_beyond_loopback(net));
+        }
         if plan.has("disk") {
             let mib = 128 + plan.options.seconds / 60 * 8;
             match Mount::tmpfs(&root.join(format!("node-{SMALL}")), mib) {
@@ -130,10 +158,44 @@ impl Site {
             node.env
                 .extend(crate::fault::clock::settings(&self.root, id, library));
         }
-        self.peers.insert(id, self.wires.to_peer(id, node.peer));
+        match &mut self.net {
+            Ok(net) => {
+                net.add(id).expect("a place in the network");
+                node.net = Some(net.file(id));
+                node.http.set_ip(net.of(id));
+                node.peer.set_ip(net.of(id));
+                self.peers.insert(id, node.peer);
+            }
+            Err(_) => {
+                self.peers.insert(id, self.wires.to_peer(id, node.peer));
+            }
+        }
         let door = self.wires.to_http(id, node.http);
         self.doors.write().unwrap().push((id, door));
         self.nodes.push(node);
+    }
+
+    /// Cuts ways between nodes, by whatever they speak over.
+    ///
+    /// # Errors
+    /// When it could not be done.
+    pub fn part(&mut self, ways: Vec<(u64, u64)>) -> Result<(), String> {
+        match &mut self.net {
+            Ok(net) => net.cut(&ways),
+            Err(_) => {
+                self.wires.set(ways, Mood::Cut);
+                Ok(())
+            }
+        }
+    }
+
+    /// Mends what `part` cut.
+    ///
+    /// # Errors
+    /// When it could not be done.
+    pub fn unite(&mut self) -> Result<(), String> {
+        self.wires.clear();
+        self.net.as_mut().map_or(Ok(()), Net::heal)
     }
 
     /// The peer addresses of all nodes, as the nodes are told.

@@ -16,7 +16,6 @@ use super::{Begun, Trouble};
 use crate::chance::Chance;
 use crate::site::Site;
 use crate::support::node::binary;
-use crate::wires::Mood;
 
 pub fn log(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
     rot(site, chance, "log.redb")
@@ -41,7 +40,7 @@ fn rot(site: &mut Site, chance: &mut Chance, name: &str) -> Result<Begun, Troubl
     let (flip, noticed) = live_bit(&copy, name, chance).map_err(failed)?;
     flip.turn(&dir.join(name)).map_err(failed)?;
     let ways = isolated(site, victim);
-    site.wires.set(ways, Mood::Cut);
+    site.part(ways).map_err(Trouble::Failed)?;
     site.node(victim).start();
     let detail = json!({
         "file": name, "byte": flip.at, "bit": flip.bit, "verify_noticed": noticed,
@@ -55,7 +54,7 @@ fn rot(site: &mut Site, chance: &mut Chance, name: &str) -> Result<Begun, Troubl
         let back = empty(&dir).and_then(|()| copy_dir(&copy, &dir));
         back.and_then(|()| fs::remove_dir_all(&copy))
             .map_err(|e| e.to_string())?;
-        site.wires.clear();
+        site.unite()?;
         site.node(victim).start();
         match differs {
             None => Ok(json!({ "refused_to_run": noticed })),

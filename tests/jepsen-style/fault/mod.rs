@@ -9,6 +9,7 @@ pub mod clock;
 mod disk;
 mod load;
 mod members;
+mod netns;
 mod partition;
 mod processes;
 mod receiver;
@@ -20,7 +21,7 @@ use crate::chance::Chance;
 use crate::site::Site;
 
 /// Why a fault is not there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Trouble {
     /// This machine lacks something.
     Skipped(String),
@@ -100,6 +101,11 @@ const fn kind(family: &'static str, what: &'static str, hold_ms: (u64, u64), beg
     }
 }
 
+/// Needs nodes in namespaces of their own, where they speak past the wires.
+pub const NETNS: &str = "netns";
+/// Need the wires between nodes.
+pub const WIRED: [&str; 2] = ["partition", "wire"];
+
 /// All there are.
 pub const FAULTS: &[Kind] = &[
     kind("none", "quiet", SHORT, load::nothing),
@@ -113,6 +119,13 @@ pub const FAULTS: &[Kind] = &[
     kind("partition", "one-way", MIDDLE, partition::one_way),
     kind("partition", "leader", MIDDLE, partition::leader),
     kind("partition", "bridge", MIDDLE, partition::bridge),
+    kind(NETNS, "halves", MIDDLE, netns::halves),
+    kind(NETNS, "ring", MIDDLE, netns::ring),
+    kind(NETNS, "one-way", MIDDLE, netns::one_way),
+    kind(NETNS, "leader", MIDDLE, netns::leader),
+    kind(NETNS, "bridge", MIDDLE, netns::bridge),
+    kind(NETNS, "unplugged", MIDDLE, netns::unplugged),
+    kind(NETNS, "narrow", MIDDLE, netns::narrow),
     kind("wire", "delay", MIDDLE, wire::delay),
     kind("wire", "half-open", MIDDLE, wire::half_open),
     kind("wire", "truncate", MIDDLE, wire::truncate),
