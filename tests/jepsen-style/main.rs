@@ -22,6 +22,7 @@ mod support;
 
 mod chance;
 mod check;
+mod disks;
 mod fault;
 mod heal;
 mod machine;

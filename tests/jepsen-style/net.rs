@@ -42,18 +42,7 @@ impl Net {
         let (pid, made) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let tag = format!("hj{:x}{made:x}", pid & 0xf_ffff);
         let bridge = format!("{tag}b");
-        ip(&["link", "add", &bridge, "type", "bridge"]).map_err(|why| {
-            let lacks = [
-                "No such file",
-                "not permitted",
-                "not supported",
-                "Unknown device type",
-            ];
-            match lacks.iter().any(|lack| why.contains(lack)) {
-                true => Trouble::Skipped(why),
-                false => Trouble::Failed(why),
-            }
-        })?;
+        ip(&["link", "add", &bridge, "type", "bridge"]).map_err(Trouble::lacking)?;
         let net = Net {
             tag,
             net: [10, 100 + (pid >> 8 & 0x7f) as u8, pid as u8 ^ made],

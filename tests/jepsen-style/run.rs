@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::check;
+use crate::disks::Disk;
 use crate::fault::{Begun, Kind, NETNS, Trouble};
 use crate::heal;
 use crate::machine::Machine;
@@ -18,7 +19,7 @@ use crate::plan::Plan;
 use crate::record::{self, Faults, History};
 use crate::report;
 use crate::sink::Sink;
-use crate::site::{Mount, SMALL, Site};
+use crate::site::Site;
 use crate::support::node::binary;
 use crate::support::{now_ms, seconds};
 use crate::verdict::Verdict;
@@ -109,7 +110,7 @@ pub fn run(plan: &Plan) -> Outcome {
     verdicts.push(keep(&mut site, &dir));
     drop(shared);
     // Processes and small file systems first: they must not write into what is being read.
-    let mounts = close(site);
+    let disks = close(site);
     println!(
         "    the machine was late by {} ms at worst",
         machine.worst_ms()
@@ -119,7 +120,7 @@ pub fn run(plan: &Plan) -> Outcome {
     verdicts.push(well_called(&sink));
     sink.close();
     verdicts.extend(check::check(&dir));
-    drop(mounts);
+    drop(disks);
     let outcome = Outcome {
         repeat: format!("just jepsen {}", plan.options.shown()),
         dir,
@@ -137,8 +138,12 @@ pub fn run(plan: &Plan) -> Outcome {
 fn folder(seed: u64) -> PathBuf {
     let dir = record::runs().join(seed.to_string());
     if dir.exists() {
-        // A run that was killed may have left its small disk behind.
-        Mount::release(&dir.join(format!("node-{SMALL}")));
+        // A run that was killed may have left its disks behind.
+        for entry in fs::read_dir(&dir).unwrap().flatten() {
+            if entry.path().extension().is_some_and(|end| end == "img") {
+                Disk::release(&entry.path().with_extension(""));
+            }
+        }
         fs::remove_dir_all(&dir).unwrap();
     }
     fs::create_dir_all(&dir).unwrap();
@@ -344,26 +349,25 @@ fn keep(site: &mut Site, dir: &Path) -> Verdict {
 }
 
 /// Ends processes and wires; what is mounted stays until the folder was looked at.
-fn close(site: Site) -> Option<Mount> {
+fn close(site: Site) -> BTreeMap<u64, Disk> {
     let Site {
-        nodes,
-        small_disk,
-        net,
-        ..
+        nodes, disks, net, ..
     } = site;
     drop(nodes);
     drop(net);
-    small_disk.map(|(_, mount)| mount)
+    disks
 }
 
 /// Data directories of a good run tell nothing more.
 fn tidy(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("node-") && entry.path().is_dir() {
-            // It may be busy still; then it stays.
-            let _ = fs::remove_dir_all(entry.path());
-        }
+        // It may be busy still; then it stays.
+        let _ = match entry.path() {
+            path if name.starts_with("node-") && path.is_dir() => fs::remove_dir_all(path),
+            path if name.ends_with(".img") => fs::remove_file(path),
+            _ => Ok(()),
+        };
     }
 }
 

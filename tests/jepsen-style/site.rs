@@ -8,7 +8,8 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use crate::chance::Chance;
-use crate::fault::Trouble;
+use crate::disks::Disk;
+use crate::fault::{DISKS, Trouble};
 use crate::net::Net;
 use crate::plan::Plan;
 use crate::sink::Sink;
@@ -19,8 +20,8 @@ use crate::wires::{Mood, Wires};
 
 /// How many nodes form the cluster.
 pub const FIRST_NODES: u64 = 3;
-/// The node whose disk is small, where the plan has a full one.
-pub const SMALL: u64 = 2;
+/// How large a node's own disk is, MiB: first, and for each minute of the run.
+const DISK_MIB: (u64, u64) = (160, 12);
 /// What the harness itself asks a node must be answered by then.
 const ASK_WITHIN: Duration = seconds(2);
 const LOOK: Duration = Duration::from_millis(50);
@@ -35,8 +36,11 @@ pub struct Site {
     pub sink: Arc<Sink>,
     pub doors: Doors,
     pub root: PathBuf,
-    /// A node whose disk is small, and its directory.
-    pub small_disk: Option<(u64, Mount)>,
+    /// Disks of nodes, where the plan needs them.
+    pub disks: BTreeMap<u64, Disk>,
+    /// Why there are none.
+    pub no_disks: Trouble,
+    disk_mib: Option<u64>,
     /// The library that fakes clocks.
     pub faketime: Option<PathBuf>,
     /// How much the workload does, as a multiple of the usual.
@@ -47,47 +51,6 @@ pub struct Site {
     settings: Vec<(String, String)>,
     /// Nodes that ended by themselves although nothing was done to them.
     pub deaths: Vec<String>,
-}
-
-/// A file system that goes when this goes.
-pub struct Mount(PathBuf);
-
-impl Mount {
-    /// # Errors
-    /// When this process may not mount.
-    pub fn tmpfs(dir: &Path, mib: u64) -> Result<Mount, String> {
-        std::fs::create_dir_all(dir).map_err(|e| e.to_string())?;
-        let made = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
-            .arg(dir)
-            .output();
-        match made {
-            Ok(made) if made.status.success() => Ok(Mount(dir.to_owned())),
-            Ok(made) => Err(String::from_utf8_lossy(&made.stderr).trim().to_owned()),
-            Err(error) => Err(format!("mount: {error}")),
-        }
-    }
-
-    /// Unmounts; says whether something was mounted there.
-    pub fn release(dir: &Path) -> bool {
-        let done = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(dir)
-            .output();
-        done.is_ok_and(|done| done.status.success())
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if !Mount::release(&self.0) {
-            eprintln!("{} is still mounted", self.0.display());
-        }
-    }
 }
 
 /// Nodes that others can reach start only with credentials, and call private addresses only where
@@ -119,7 +82,9 @@ impl Site {
             sink,
             doors: Doors::default(),
             root: root.to_owned(),
-            small_disk: None,
+            disks: BTreeMap::new(),
+            no_disks: Trouble::Skipped("the plan needs none".into()),
+            disk_mib: None,
             faketime: None,
             pressure: Arc::new(1.into()),
             net,
@@ -130,12 +95,9 @@ impl Site {
         if let Ok(net) = &site.net {
             site.settings.extend(settings_beyond_loopback(net));
         }
-        if plan.has("disk") {
-            let mib = 128 + plan.options.seconds / 60 * 8;
-            match Mount::tmpfs(&root.join(format!("node-{SMALL}")), mib) {
-                Ok(mount) => site.small_disk = Some((SMALL, mount)),
-                Err(why) => println!("no small disk: {why}"),
-            }
+        if DISKS.iter().any(|family| plan.has(family)) {
+            let (first, a_minute) = DISK_MIB;
+            site.disk_mib = Some(first + plan.options.seconds / 60 * a_minute);
         }
         if plan.has("clock") {
             site.faketime = crate::fault::clock::library();
@@ -157,6 +119,12 @@ impl Site {
         if let Some(library) = &self.faketime {
             node.env
                 .extend(crate::fault::clock::settings(&self.root, id, library));
+        }
+        if let Some(mib) = self.disk_mib {
+            match Disk::make(&node.dir, mib) {
+                Ok(disk) => drop(self.disks.insert(id, disk)),
+                Err(why) => self.no_disks = why,
+            }
         }
         match &mut self.net {
             Ok(net) => {
@@ -294,14 +262,11 @@ impl Site {
                 continue;
             }
             // What met a full disk may end a moment after there is room again.
-            let on_small_disk = self
-                .small_disk
-                .as_ref()
-                .is_some_and(|(node, _)| *node == id);
+            let has_disk = self.disks.contains_key(&id);
             let full = last
                 .iter()
                 .any(|line| line.contains("No space left on device"));
-            if !(on_small_disk && full) {
+            if !(has_disk && full) {
                 let death = format!("node {id} ended by itself: {}", last.join(" / "));
                 println!("    {death}");
                 self.deaths.push(death);

@@ -29,6 +29,25 @@ pub enum Trouble {
     Failed(String),
 }
 
+impl Trouble {
+    /// What a program said: whether it, the kernel or a permission is missing here.
+    pub fn lacking(why: String) -> Trouble {
+        const LACKS: [&str; 7] = [
+            "No such file",
+            "not permitted",
+            "ermission denied",
+            "not supported",
+            "nknown device type",
+            "nknown filesystem",
+            "setup loop device",
+        ];
+        match LACKS.iter().any(|lack| why.contains(lack)) {
+            true => Trouble::Skipped(why),
+            false => Trouble::Failed(why),
+        }
+    }
+}
+
 /// Ends a fault; says what came of it.
 ///
 /// # Errors
@@ -101,6 +120,8 @@ const fn kind(family: &'static str, what: &'static str, hold_ms: (u64, u64), beg
     }
 }
 
+/// Need nodes with disks of their own.
+pub const DISKS: [&str; 2] = ["disk", "power"];
 /// Needs nodes in namespaces of their own, where they speak past the wires.
 pub const NETNS: &str = "netns";
 /// Need the wires between nodes.
@@ -139,6 +160,10 @@ pub const FAULTS: &[Kind] = &[
     kind("bitrot", "log", MIDDLE, bitrot::log),
     kind("bitrot", "store", MIDDLE, bitrot::store),
     kind("disk", "full", MIDDLE, disk::full),
+    kind("disk", "stalled", MIDDLE, disk::stalled),
+    kind("disk", "errors", MIDDLE, disk::errors),
+    kind("power", "one", SHORT, disk::power_one),
+    kind("power", "all", SHORT, disk::power_all),
     kind("receiver", "evil", MIDDLE, receiver::evil),
     kind("receiver", "hanging", SHORT, receiver::hanging),
     kind("overload", "tenfold", SHORT, load::tenfold),
