@@ -34,22 +34,28 @@ pub enum Evil {
     Redirect,
     /// Says 200 and then half of what it promised.
     Half,
+    /// Says 200 and then does not stop.
+    Huge,
     /// Closes without a word.
     Mute,
 }
 
-pub const EVILS: [Evil; 7] = [
+pub const EVILS: [Evil; 8] = [
     Evil::Slow,
     Evil::Hang,
     Evil::Broken,
     Evil::Busy,
     Evil::Redirect,
     Evil::Half,
+    Evil::Huge,
     Evil::Mute,
 ];
 
 /// How long a hanging receiver hangs, at most; callers give up earlier.
 const HANG: Duration = Duration::from_secs(30);
+
+/// So many pieces of 64 KiB; callers give up earlier.
+const HUGE_PIECES: u32 = 500;
 
 struct Shared {
     book: Deliveries,
@@ -309,6 +315,18 @@ async fn answer_evil(
         Evil::Half => {
             let half = b"HTTP/1.1 200 as told\r\ncontent-length: 1000\r\n\r\nonly this";
             stream.write_all(half).await?;
+        }
+        Evil::Huge => {
+            let head = format!(
+                "HTTP/1.1 200 as told\r\ncontent-length: {}\r\n\r\n",
+                u64::MAX
+            );
+            stream.write_all(head.as_bytes()).await?;
+            // As fast as leaves the machine something for others.
+            for _ in 0..HUGE_PIECES {
+                stream.write_all(&[b'x'; 1 << 16]).await?;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
         Evil::Mute => {}
     }

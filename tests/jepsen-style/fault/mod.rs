@@ -89,6 +89,8 @@ pub struct Kind {
     pub hold_ms: (u64, u64),
     /// Only once in the life of a cluster.
     pub once: bool,
+    /// Takes long; a short run leaves it out.
+    pub slow: bool,
     pub begin: Begin,
 }
 
@@ -110,12 +112,16 @@ const MIDDLE: (u64, u64) = (1_500, 4_000);
 /// Longer than a jump of the clock must last to be believed.
 const LONG: (u64, u64) = (4_500, 6_000);
 
+/// Longer than leases and time-outs.
+const AWAY: (u64, u64) = (8_000, 25_000);
+
 const fn kind(family: &'static str, what: &'static str, hold_ms: (u64, u64), begin: Begin) -> Kind {
     Kind {
         family,
         what,
         hold_ms,
         once: false,
+        slow: false,
         begin,
     }
 }
@@ -135,6 +141,10 @@ pub const FAULTS: &[Kind] = &[
     kind("kill", "all", SHORT, processes::kill_all),
     kind("pause", "leader", MIDDLE, processes::pause_leader),
     kind("pause", "any", MIDDLE, processes::pause_any),
+    Kind {
+        slow: true,
+        ..kind("pause", "long", AWAY, processes::pause_any)
+    },
     kind("partition", "halves", MIDDLE, partition::halves),
     kind("partition", "ring", MIDDLE, partition::ring),
     kind("partition", "one-way", MIDDLE, partition::one_way),
@@ -159,6 +169,8 @@ pub const FAULTS: &[Kind] = &[
     kind("clock", "little", LONG, clock::little),
     kind("bitrot", "log", MIDDLE, bitrot::log),
     kind("bitrot", "store", MIDDLE, bitrot::store),
+    kind("bitrot", "truncate", MIDDLE, bitrot::truncate),
+    kind("bitrot", "misplaced", MIDDLE, bitrot::misplaced),
     kind("disk", "full", MIDDLE, disk::full),
     kind("disk", "stalled", MIDDLE, disk::stalled),
     kind("disk", "errors", MIDDLE, disk::errors),
