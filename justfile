@@ -62,6 +62,10 @@ same-bytes *args:
 seeded-bugs *names:
     SEEDED_BUGS="{{names}}" cargo test --features seeded-bugs --test jepsen-style seeded_bugs -- --ignored --nocapture
 
+# What all runs of the fault harness so far add up to.
+jepsen-ledger:
+    cargo test --test jepsen-style sums -- --ignored --exact --nocapture
+
 # Licences, advisories and bans of the dependencies.
 deny:
     cargo deny check

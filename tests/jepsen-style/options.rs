@@ -3,12 +3,15 @@
 
 use crate::fault;
 
+/// Which families there are is drawn with the seed.
+pub const RANDOM: &str = "random";
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// How long faults go on; a run takes longer by forming, healing and checking.
     pub seconds: u64,
     pub seed: u64,
-    /// Families of faults.
+    /// Families of faults; or `RANDOM` alone.
     pub nemeses: Vec<String>,
     /// So many runs, each with the next seed.
     pub runs: u64,
@@ -25,7 +28,10 @@ impl Options {
         let mut options = Options {
             seconds: 600,
             seed,
-            nemeses: fault::families().map(str::to_owned).collect(),
+            nemeses: fault::families()
+                .filter(|family| *family != fault::NETNS)
+                .map(str::to_owned)
+                .collect(),
             runs: 1,
             keep: false,
             bug: None,
@@ -55,10 +61,24 @@ impl Options {
             }
         }
         let known: Vec<&str> = fault::families().collect();
-        for name in &options.nemeses {
+        let is_random = options.nemeses[..] == [RANDOM];
+        for name in options.nemeses.iter().filter(|_| !is_random) {
             if !known.contains(&name.as_str()) {
-                return Err(format!("--nemesis {name}: there are {}", known.join(", ")));
+                return Err(format!(
+                    "--nemesis {name}: there are {RANDOM} alone, {}",
+                    known.join(", ")
+                ));
             }
+        }
+        let has = |name: &str| options.nemeses.iter().any(|n| n == name);
+        if let Some(wired) = fault::WIRED
+            .iter()
+            .find(|name| has(name) && has(fault::NETNS))
+        {
+            return Err(format!(
+                "--nemesis {wired},{}: one is of wires, the other of networks without; choose one",
+                fault::NETNS
+            ));
         }
         Ok(options)
     }
@@ -84,6 +104,8 @@ fn options_are_understood_and_shown() {
     assert_eq!(Options::parse(&options.shown(), 1).unwrap(), options);
     for (bad, named) in [
         ("--nemesis flood", "partition"),
+        ("--nemesis random,kill", "alone"),
+        ("--nemesis netns,kill,wire", "choose one"),
         ("--minutes", "value"),
         ("--minutes x", "--minutes"),
         ("--hours 2", "--minutes"),

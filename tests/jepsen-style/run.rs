@@ -3,20 +3,24 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::check;
-use crate::fault::{Begun, Kind, Trouble};
+use crate::disks::Disk;
+use crate::fault::{Begun, Kind, NETNS, Trouble};
 use crate::heal;
+use crate::machine::Machine;
+use crate::net::Net;
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::record::{self, Faults, History};
 use crate::report;
 use crate::sink::Sink;
-use crate::site::{Mount, SMALL, Site};
+use crate::site::Site;
 use crate::support::node::binary;
 use crate::support::{now_ms, seconds};
 use crate::verdict::Verdict;
@@ -62,9 +66,14 @@ pub fn run(plan: &Plan) -> Outcome {
     let dir = folder(&plan.options);
     fs::write(dir.join("plan.json"), format!("{:#}\n", plan.shown())).unwrap();
     let [work_seed, wire_seed, sink_seed] = plan.seeds;
-    let sink = Arc::new(Sink::start(&dir, Chance::new(sink_seed)));
+    let net = match plan.has(NETNS) {
+        true => Net::new(),
+        false => Err(Trouble::Skipped("the plan needs none".into())),
+    };
+    let host = net.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), Net::host);
+    let sink = Arc::new(Sink::start(&dir, host, Chance::new(sink_seed)));
     let wires = Wires::new(Chance::new(wire_seed));
-    let mut site = Site::new(&dir, plan, wires, sink.clone());
+    let mut site = Site::new(&dir, plan, wires, sink.clone(), net);
     let began = now_ms();
     site.nodes.iter_mut().for_each(|node| node.start());
     let formed = site.wait(FORMED_WITHIN, |site| site.is_ready().then_some(()));
@@ -84,7 +93,9 @@ pub fn run(plan: &Plan) -> Outcome {
     );
     let shared = Arc::new(shared);
     let crew = Crew::start(shared.clone(), Chance::new(work_seed));
-    let mut done = disturb(&mut site, plan, &Faults::create(&dir));
+    let faults = Arc::new(Faults::create(&dir));
+    let machine = Machine::watch(faults.clone());
+    let mut done = disturb(&mut site, plan, &faults);
     if let Err(why) = crew.stop() {
         done.failed.push(why);
     }
@@ -100,12 +111,17 @@ pub fn run(plan: &Plan) -> Outcome {
     verdicts.push(keep(&mut site, &dir));
     drop(shared);
     // Processes and small file systems first: they must not write into what is being read.
-    let mounts = close(site);
+    let disks = close(site);
+    println!(
+        "    the machine was late by {} ms at worst",
+        machine.worst_ms()
+    );
+    drop(machine);
     let sink = Arc::into_inner(sink).expect("nobody else has the sink any more");
     verdicts.push(well_called(&sink));
     sink.close();
     verdicts.extend(check::check(&dir));
-    drop(mounts);
+    drop(disks);
     let outcome = Outcome {
         repeat: format!("just jepsen {}", plan.options.shown()),
         dir,
@@ -126,12 +142,14 @@ fn folder(options: &Options) -> PathBuf {
         Some(bug) => format!("{bug}-{seed}"),
         None => seed.to_string(),
     };
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("jepsen-runs")
-        .join(name);
+    let dir = record::runs().join(name);
     if dir.exists() {
-        // A run that was killed may have left its small disk behind.
-        Mount::release(&dir.join(format!("node-{SMALL}")));
+        // A run that was killed may have left its disks behind.
+        for entry in fs::read_dir(&dir).unwrap().flatten() {
+            if entry.path().extension().is_some_and(|end| end == "img") {
+                Disk::release(&entry.path().with_extension(""));
+            }
+        }
         fs::remove_dir_all(&dir).unwrap();
     }
     fs::create_dir_all(&dir).unwrap();
@@ -337,22 +355,25 @@ fn keep(site: &mut Site, dir: &Path) -> Verdict {
 }
 
 /// Ends processes and wires; what is mounted stays until the folder was looked at.
-fn close(site: Site) -> Option<Mount> {
+fn close(site: Site) -> BTreeMap<u64, Disk> {
     let Site {
-        nodes, small_disk, ..
+        nodes, disks, net, ..
     } = site;
     drop(nodes);
-    small_disk.map(|(_, mount)| mount)
+    drop(net);
+    disks
 }
 
 /// Data directories of a good run tell nothing more.
 fn tidy(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("node-") && entry.path().is_dir() {
-            // It may be busy still; then it stays.
-            let _ = fs::remove_dir_all(entry.path());
-        }
+        // It may be busy still; then it stays.
+        let _ = match entry.path() {
+            path if name.starts_with("node-") && path.is_dir() => fs::remove_dir_all(path),
+            path if name.ends_with(".img") => fs::remove_file(path),
+            _ => Ok(()),
+        };
     }
 }
 
