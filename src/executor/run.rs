@@ -16,8 +16,8 @@ use super::deliver::{Call, Delivered, Delivery, FailureKind};
 use super::metrics::{ExecutorMetrics, Metrics, Result as Label};
 use super::targets::{Reference, TargetKey};
 use super::{Settings, Source, verdict};
-use crate::model::{Change, Clock, Event, Fence, Http, Seq, Spec, Target, Time};
-use crate::state::Dispatch;
+use crate::model::{Change, Clock, Event, Http, Spec, Target, Time};
+use crate::state::{Dispatch, Open};
 
 /// Attempts looked up under one lock of the state.
 pub(super) const LOOK_UP_MAX: usize = 256;
@@ -130,12 +130,17 @@ impl Inner {
         self.due.notify_one();
     }
 
-    pub fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+    pub fn knows(&self, open: &[Open]) -> Vec<bool> {
         let steady = self.clock.steady();
         let core = self.lock();
         open.iter()
-            .map(|(at, seq, fence)| core.knows((*seq, *fence), *at, steady))
+            .map(|open| core.knows((open.seq, open.fence), open.at, steady))
             .collect()
+    }
+
+    pub fn new_term(&self, term: u64) {
+        self.lock().new_term(term);
+        self.due.notify_one();
     }
 
     pub fn load(&self) -> f64 {

@@ -89,19 +89,31 @@ impl Cluster {
         let verdicts = self.propose(class, events).await;
         let mut answers = Vec::with_capacity(verdicts.len());
         for (n, verdict) in verdicts.into_iter().enumerate() {
-            let withdraw = match &verdict {
-                Verdict::Decided {
-                    outcome: Outcome::Refused(Refusal::Withdraw { seq, fence, owner }),
-                    ..
-                } => Some((*seq, *fence, *owner)),
-                _ => None,
-            };
-            answers.push(answer(match (withdraw, kept.get(n)) {
-                (Some(held), Some(event)) => self.withdraw(held, event.clone()).await,
-                _ => verdict,
+            answers.push(answer(match kept.get(n) {
+                Some(event) => self.with_owner(class, event, verdict).await,
+                None => verdict,
             }));
         }
         answers
+    }
+
+    /// Where the fold says that the owner must withdraw an attempt first, has it do so. The task may
+    /// change hands meanwhile, and then it is the next owner's to do.
+    async fn with_owner(&self, class: Class, event: &Event, mut verdict: Verdict) -> Verdict {
+        let start = Instant::now();
+        while let Some(held) = owner_asked_for(&verdict) {
+            verdict = self.withdraw(held, event.clone()).await;
+            if start.elapsed() >= LEADER_WITHIN {
+                break;
+            }
+            if matches!(verdict, Verdict::NotLeader) {
+                #[allow(clippy::disallowed_methods)] // Until another node owns it.
+                tokio::time::sleep(LOOK).await;
+                let again = self.propose(class, vec![event.clone()]).await.pop();
+                verdict = again.unwrap_or(Verdict::Unknown);
+            }
+        }
+        verdict
     }
 
     /// To the leader, again while that is surely without effect.
@@ -643,6 +655,17 @@ fn settle(verdict: Verdict, maybe: bool) -> Verdict {
     match verdict {
         Verdict::NotLeader | Verdict::Overloaded { .. } if maybe => Verdict::Unknown,
         verdict => verdict,
+    }
+}
+
+/// The attempt that stands in the way of an event, and the node that may withdraw it.
+fn owner_asked_for(verdict: &Verdict) -> Option<(Seq, Fence, NodeId)> {
+    match verdict {
+        Verdict::Decided {
+            outcome: Outcome::Refused(Refusal::Withdraw { seq, fence, owner }),
+            ..
+        } => Some((*seq, *fence, *owner)),
+        _ => None,
     }
 }
 

@@ -1,6 +1,10 @@
-//! Soft state on heartbeats: clocks, load, state hashes. None of it is in the log, so that an
+//! Soft state on heartbeats: clocks, load, state hashes, dispatch leases. None of it is in the log, so that an
 //! idle cluster writes nothing.
 
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,17 +22,20 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut stands = true;
+    let (mut pings, mut asked) = (FuturesUnordered::new(), BTreeSet::new());
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
-            _ = ticks.tick() => {}
+            Some(id) = pings.next() => {
+                asked.remove(&id);
+                // Judged when all have answered, or when the next round begins.
+                if !asked.is_empty() {
+                    continue;
+                }
+            }
+            _ = ticks.tick() => beat(&inner, every, &mut asked, &pings),
+            () = inner.beat.notified() => beat(&inner, every, &mut asked, &pings),
         }
-        let pings = inner
-            .members()
-            .into_iter()
-            .filter(|(id, _)| *id != inner.node);
-        let pings = pings.map(|(id, member)| ping(&inner, id, member, every * 2));
-        futures::future::join_all(pings).await;
         if judge_clock(&inner, every) != stands {
             stands = !stands;
             if let Some(raft) = inner.raft() {
@@ -39,6 +46,25 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     }
 }
 
+/// Pings each peer that is not being asked already: one that hangs holds up nobody else's lease.
+fn beat(
+    inner: &Arc<Inner>,
+    every: Duration,
+    asked: &mut BTreeSet<NodeId>,
+    pings: &FuturesUnordered<BoxFuture<'static, NodeId>>,
+) {
+    for (id, member) in inner.members() {
+        if id != inner.node && asked.insert(id) {
+            let inner = inner.clone();
+            let ping = async move {
+                ping(&inner, id, member, every * 2).await;
+                id
+            };
+            pings.push(ping.boxed());
+        }
+    }
+}
+
 /// Asks one peer, and notes its clock as seen from the middle of the call.
 async fn ping(inner: &Inner, id: NodeId, member: Member, within: Duration) {
     let sent_us = inner.clock.raw_us();
@@ -46,6 +72,8 @@ async fn ping(inner: &Inner, id: NodeId, member: Member, within: Duration) {
     let body = encode(&Ping {
         facts: inner.facts(false),
         wall_us: sent_us,
+        asks: !inner.skewed.load(Ordering::SeqCst),
+        lease_age_us: None,
     })
     .into();
     let to = (id, member.peer.as_str());
@@ -59,6 +87,13 @@ async fn ping(inner: &Inner, id: NodeId, member: Member, within: Duration) {
     let Ok(theirs) = decode::<Ping>(&answer) else {
         return;
     };
+    if let Some(age) = theirs.lease_age_us
+        && !inner.skewed.load(Ordering::SeqCst)
+    {
+        // As of when it was asked for: the leader counts from when it answered.
+        let contact = sent.saturating_sub(Duration::from_micros(age));
+        inner.rim.renew_lease(contact);
+    }
     let now = inner.clock.steady();
     let middle_us = sent_us as i64 + (now.saturating_sub(sent).as_micros() / 2) as i64;
     inner

@@ -3,7 +3,8 @@
 //! ```text
 //! cluster.rs   what the floors above use: decide, barrier, view, add
 //!   proposer.rs   batches events into entries, on the leader
-//!   duties.rs     what a leader does: owners, triggers (lead.rs), retention, watchdog.rs
+//!   duties.rs     what a leader does: owners.rs (balance.rs), triggers (lead.rs), retention, watchdog.rs
+//!   lease.rs      how long an owner may begin attempts
 //!   lifecycle.rs  counts the duties, and runs one by hand
 //! machine.rs   entries into the fold, effects to the rim; snapshots.rs, sending.rs, receive.rs
 //! storage.rs   entries into the log
@@ -16,6 +17,7 @@
 
 #[cfg(test)]
 mod alone;
+mod balance;
 mod cluster;
 mod duties;
 mod form;
@@ -23,12 +25,14 @@ mod gathered;
 mod heartbeat;
 mod inner;
 mod lead;
+mod lease;
 mod lifecycle;
 #[cfg(test)]
 mod lifecycle_tests;
 mod machine;
 mod margin;
 mod network;
+mod owners;
 mod peer;
 mod proposer;
 mod receive;

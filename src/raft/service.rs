@@ -10,8 +10,10 @@ use super::proposer::Class;
 use super::receive::Received;
 use super::snapshots::{SnapshotData, received_attachment};
 use super::types::Raft;
-use super::wire::{self, Chunk, Chunked, Join, Ping, Propose, Release, Status, Verdict, Withdraw};
+use super::watchdog;
+use super::wire::{self, Chunk, Chunked, Join, Ping, Propose, Status, Verdict, Withdraw};
 use crate::model::{Batch, decode, encode};
+use crate::state::Release;
 
 /// Answers peers.
 pub(crate) struct Service(pub(crate) Arc<Inner>);
@@ -100,14 +102,17 @@ impl Service {
             }
             wire::VOTE => {
                 let request = wire::read_vote_request(&body).map_err(text)?;
+                self.may_vote(request.leadership_transfer)?;
                 Ok(wire::vote_response(&raft.vote(request).await.map_err(text)?).to_vec())
             }
             wire::PRE_VOTE => {
                 let request = wire::read_vote_request(&body).map_err(text)?;
+                self.may_vote(false)?;
                 Ok(wire::vote_response(&raft.pre_vote(request).await.map_err(text)?).to_vec())
             }
             wire::TRANSFER => {
                 let request = wire::read_transfer_request(&body).map_err(text)?;
+                self.0.refuse_votes();
                 raft.handle_transfer_leader(request)
                     .await
                     .map_err(text)?
@@ -115,14 +120,14 @@ impl Service {
                 Ok(Vec::new())
             }
             wire::SNAPSHOT => self.snapshot(raft, &body).await,
-            wire::PING => Ok(self.ping()),
+            wire::PING => self.ping(&body),
             wire::VIEW => Ok(encode(&self.0.facts(true))),
             wire::PROPOSE => self.propose(&body).await,
             wire::BARRIER => self.barrier(raft).await,
             wire::WITHDRAW => self.withdraw(&body).await,
             wire::RELEASE => {
-                let Release { epoch } = decode(&body).map_err(text)?;
-                Ok(encode(&(self.0.rim.release(epoch) as u64)))
+                let release: Release = decode(&body).map_err(text)?;
+                Ok(encode(&self.0.rim.release(&release)))
             }
             wire::DUTY => {
                 let duty = decode(&body).map_err(text)?;
@@ -130,15 +135,33 @@ impl Service {
                 let answer = ran.map_err(|busy| !matches!(busy, Busy::NoLeader));
                 Ok(encode::<wire::Told>(&answer))
             }
+            wire::LOOK => {
+                let looked = watchdog::look_here(&Cluster(self.0.clone())).await;
+                let told = looked.map(|h| (h.examined, h.handled));
+                let told = told.map_err(|busy| !matches!(busy, Busy::NoLeader));
+                Ok(encode::<wire::Looked>(&told))
+            }
             _ => Err(format!("request kind {kind} is unknown here")),
         }
     }
 
-    fn ping(&self) -> Vec<u8> {
-        encode(&Ping {
+    fn ping(&self, body: &[u8]) -> Answered {
+        let Ping { facts, asks, .. } = decode(body).map_err(text)?;
+        let granted = self.0.grant(facts, asks);
+        Ok(encode(&Ping {
             facts: self.0.facts(false),
             wall_us: self.0.clock.raw_us(),
-        })
+            asks: false,
+            lease_age_us: granted.map(|age| age.as_micros() as u64),
+        }))
+    }
+
+    /// A vote must not bring about a leader that believes leases to be over that are not.
+    fn may_vote(&self, transfer: bool) -> Result<(), String> {
+        match !transfer && self.0.refuses_votes(self.0.clock.steady()) {
+            true => Err("this node has just started, or seen the lead handed over: no vote yet".into()),
+            false => Ok(()),
+        }
     }
 
     async fn snapshot(&self, raft: &Raft, body: &[u8]) -> Answered {

@@ -24,6 +24,11 @@ pub(crate) struct Facts {
     /// State hashes at agreed indexes, newest last, and at present.
     pub(crate) hashes: Vec<(u64, StateHash)>,
     pub(crate) scrub: Scrubbed,
+    /// It wants to own nothing: it is about to stop, or its clock is off.
+    pub(crate) resigns: bool,
+    /// How long triggers take from their proposal until this node has folded them, µs: a high
+    /// percentile of the last ones; zero: there were none.
+    pub(crate) lag_us: u32,
 }
 
 /// What a node's scrub has done since the node started.

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use super::label::Label;
@@ -10,7 +9,7 @@ use super::label::Label;
 use super::layer::Layer;
 use super::layer::{MINUTE_MS, minute};
 use super::table::{Known, Table};
-use super::{State, StoreFault};
+use super::{Open, State, StoreFault};
 use crate::model::limits::PAGE_EXAMINED_MAX;
 use crate::model::{Fence, Key, NodeId, Row, Seq, Spec, Stage, Task, Time};
 
@@ -142,13 +141,8 @@ impl State {
         node: NodeId,
         after: Option<(Time, Seq)>,
         limit: usize,
-    ) -> Vec<(Time, Seq, Fence)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let open = self.table.open().range((from, Bound::Unbounded));
-        open.filter(|(_, open)| open.owner == node && !open.started)
-            .take(limit)
-            .map(|((at, seq), open)| (*at, *seq, open.fence))
-            .collect()
+    ) -> Vec<Open> {
+        self.open_of(node, after).take(limit).collect()
     }
 
     /// A task by its key.
