@@ -134,6 +134,63 @@ pub async fn add(
     Ok(json(&ClusterDto::from(cluster.view().await)))
 }
 
+/// Who is to lead.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NextLeader {
+    node: NodeId,
+}
+
+/// Moves the lead to another voter, and answers when that one leads.
+#[utoipa::path(post, path = "/v1/cluster/lead", tag = "cluster", request_body = NextLeader,
+    responses(
+        (status = 200, description = "The cluster under its leader", body = ClusterDto),
+        (status = 409, description = "The lead did not move", body = ProblemView),
+    ))]
+pub async fn lead(
+    State(api): State<Arc<Api>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::read(&uri, &[])?;
+    let next: NextLeader = body::json(&headers, body).await?;
+    let cluster = api.cluster()?;
+    let moved = cluster.move_lead(next.node).await;
+    moved.map_err(|reason| Problem::new(Kind::Membership, reason))?;
+    Ok(json(&ClusterDto::from(cluster.view().await)))
+}
+
+/// Whether a node is to own nothing.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    node: NodeId,
+    /// False takes it back; true by default.
+    drain: Option<bool>,
+}
+
+/// Has a node give its shards to the others and take no more, until it is taken back or the node
+/// starts again. Answers when it owns none; what it has begun it ends.
+#[utoipa::path(post, path = "/v1/cluster/drain", tag = "cluster", request_body = Drain,
+    responses(
+        (status = 200, description = "The cluster afterwards", body = ClusterDto),
+        (status = 409, description = "It owns shards still", body = ProblemView),
+    ))]
+pub async fn drain(
+    State(api): State<Arc<Api>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::read(&uri, &[])?;
+    let asked: Drain = body::json(&headers, body).await?;
+    let cluster = api.cluster()?;
+    let drained = cluster.drain(asked.node, asked.drain.unwrap_or(true)).await;
+    drained.map_err(|reason| Problem::new(Kind::Membership, reason))?;
+    Ok(json(&ClusterDto::from(cluster.view().await)))
+}
+
 impl NewNode {
     fn check(&self) -> Result<(), Problem> {
         if self.id == 0 {

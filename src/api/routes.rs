@@ -43,6 +43,8 @@ pub(super) fn documented() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(list::stats))
         .routes(routes!(cluster::status))
         .routes(routes!(cluster::add))
+        .routes(routes!(cluster::lead))
+        .routes(routes!(cluster::drain))
         .routes(routes!(lifecycle::run))
         .routes(routes!(old::submit))
         .routes(routes!(old::inner_submit))

@@ -112,6 +112,8 @@ async fn a_good_request_reaches_the_cluster() {
         ("GET", "/v1/stats", ""),
         ("GET", "/v1/cluster", ""),
         ("POST", "/v1/cluster/nodes", r#"{"id":4,"peer":"a:1"}"#),
+        ("POST", "/v1/cluster/lead", r#"{"node":2}"#),
+        ("POST", "/v1/cluster/drain", r#"{"node":2,"drain":false}"#),
         ("POST", "/submit", r#"{"appId":"shop","url":"http://a/"}"#),
         (
             "POST",

@@ -1,4 +1,5 @@
-//! `cluster …`: who leads, who follows, who owns what; one node more; duties by hand.
+//! `cluster …`: who leads, who follows, who owns what; one node more; another leader, a node without
+//! work; duties by hand.
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
@@ -30,6 +31,19 @@ enum Verb {
         /// Keep it a learner: it holds everything and never votes.
         #[arg(long)]
         learner: bool,
+    },
+    /// Moves the lead to another voter.
+    Lead {
+        /// Its number.
+        id: u64,
+    },
+    /// Has a node give its shards to the others, and take no more until it starts again.
+    Drain {
+        /// Its number.
+        id: u64,
+        /// Let it take shards again.
+        #[arg(long)]
+        undo: bool,
     },
     /// Runs a regular duty at once: on the server that is asked, or on the leader if it is the
     /// leader's.
@@ -75,6 +89,20 @@ pub async fn run(args: ClusterArgs) -> Result<()> {
             let path = "/v1/cluster/nodes";
             server
                 .call(Method::POST, path, Some(body.into_bytes()), CATCH_UP)
+                .await?
+        }
+        Verb::Lead { id } => {
+            let body = json!({ "node": id }).to_string();
+            let path = "/v1/cluster/lead";
+            server
+                .call(Method::POST, path, Some(body.into_bytes()), RUN)
+                .await?
+        }
+        Verb::Drain { id, undo } => {
+            let body = json!({ "node": id, "drain": !undo }).to_string();
+            let path = "/v1/cluster/drain";
+            server
+                .call(Method::POST, path, Some(body.into_bytes()), RUN)
                 .await?
         }
         Verb::Run { duty } => {

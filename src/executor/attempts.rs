@@ -54,14 +54,16 @@ impl Attempts {
     /// Adds one; false when it is known already.
     pub fn add(&mut self, open: Open) -> bool {
         let mut new = false;
-        self.entries.entry((open.seq, open.fence)).or_insert_with(|| {
-            new = true;
-            Entry {
-                at: open.at,
-                hash: open.hash,
-                place: Place::Held,
-            }
-        });
+        self.entries
+            .entry((open.seq, open.fence))
+            .or_insert_with(|| {
+                new = true;
+                Entry {
+                    at: open.at,
+                    hash: open.hash,
+                    place: Place::Held,
+                }
+            });
         new
     }
 
@@ -226,10 +228,7 @@ mod tests {
         attempts.begin(ID, Time(5), Duration::ZERO);
         attempts.end(ID, Duration::ZERO);
         assert!(!attempts.withdraw(ID, Duration::ZERO), "it began");
-        assert!(
-            !attempts.add(open(ID)),
-            "reading it again starts nothing"
-        );
+        assert!(!attempts.add(open(ID)), "reading it again starts nothing");
         attempts.close(ID);
         assert!(attempts.get(ID).is_none());
     }

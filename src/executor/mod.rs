@@ -93,8 +93,7 @@ impl Settings {
 pub type LookUp = Box<dyn Fn(&[(Seq, Fence)]) -> Vec<Option<crate::state::Dispatch>> + Send + Sync>;
 
 /// This node's open attempts after a place, in (at, seq) order, no more than so many.
-pub type OpenAfter =
-    Box<dyn Fn(Option<(Time, Seq)>, usize) -> Vec<Open> + Send + Sync>;
+pub type OpenAfter = Box<dyn Fn(Option<(Time, Seq)>, usize) -> Vec<Open> + Send + Sync>;
 
 /// The executor's view of the state. It is never called while the executor holds its own lock,
 /// because the fold calls [`Executor::changed`] while it may hold the state's.

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::log::{EngineKind, Identity, LogStore};
 use crate::model::{
-    AttemptEnd, Change, Clock, Done, Event, Fence, Http, Key, Outcome, Row, RowKind, Seq,
-    Span, Spec, Submit, Target, Task, Time, When,
+    AttemptEnd, Change, Clock, Done, Event, Fence, Http, Key, Outcome, Row, RowKind, Seq, Span,
+    Spec, Submit, Target, Task, Time, When,
 };
 use crate::state::{Open, Release};
 
@@ -120,6 +120,7 @@ impl Alone {
             cadence,
             scrub: ScrubPace::default(),
             watch,
+            node_timeout: Duration::from_secs(30),
             clock,
             fault: Arc::new(|why| panic!("{why}")),
         };

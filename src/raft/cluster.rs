@@ -30,8 +30,6 @@ const OUTCOME_WITHIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(15);
 /// How long a peer may take to tell its facts.
 const VIEW_WITHIN: Duration = Duration::from_millis(300);
-/// A node not heard for so long is listed as dead.
-const DEAD_AFTER: Duration = Duration::from_secs(30);
 
 /// What an event came to, and where in the log.
 #[derive(Clone, Debug)]
@@ -461,7 +459,7 @@ impl Cluster {
         let me = id == self.0.node;
         let (heard, offset_us) = self.0.registry.facts(id).unwrap_or_default();
         let silent = self.0.registry.silent_for(id, now);
-        let alive = me || fresh.is_some() || silent.is_some_and(|s| s < DEAD_AFTER);
+        let alive = me || fresh.is_some() || silent.is_some_and(|s| s < self.0.node_timeout);
         let facts = fresh.unwrap_or(heard);
         let own_skew = self.0.skew_us.load(Ordering::Relaxed);
         NodeView {

@@ -33,8 +33,8 @@ pub(crate) async fn run(inner: Arc<Inner>) {
                     continue;
                 }
             }
-            _ = ticks.tick() => beat(&inner, every, &mut asked, &pings),
-            () = inner.beat.notified() => beat(&inner, every, &mut asked, &pings),
+            _ = ticks.tick() => beat(&inner, &mut asked, &pings),
+            () = inner.beat.notified() => beat(&inner, &mut asked, &pings),
         }
         if judge_clock(&inner, every) != stands {
             stands = !stands;
@@ -49,7 +49,6 @@ pub(crate) async fn run(inner: Arc<Inner>) {
 /// Pings each peer that is not being asked already: one that hangs holds up nobody else's lease.
 fn beat(
     inner: &Arc<Inner>,
-    every: Duration,
     asked: &mut BTreeSet<NodeId>,
     pings: &FuturesUnordered<BoxFuture<'static, NodeId>>,
 ) {
@@ -57,7 +56,8 @@ fn beat(
         if id != inner.node && asked.insert(id) {
             let inner = inner.clone();
             let ping = async move {
-                ping(&inner, id, member, every * 2).await;
+                // As long as the answer is worth something: a lease counts from the question.
+                ping(&inner, id, member, inner.timing.owner_lease()).await;
                 id
             };
             pings.push(ping.boxed());

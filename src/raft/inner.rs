@@ -93,6 +93,10 @@ pub(crate) struct Inner {
     pub(crate) votes_from_us: AtomicU64,
     /// This node is about to stop: it is to own nothing.
     pub(crate) leaving: AtomicBool,
+    /// So an operator asked: likewise, until it is taken back or the node starts again.
+    pub(crate) drained: AtomicBool,
+    /// A node that was not heard for so long is listed as dead.
+    pub(crate) node_timeout: Duration,
     /// Heartbeats go out at once.
     pub(crate) beat: Notify,
     pub(crate) rim: Arc<dyn Rim>,
@@ -190,7 +194,6 @@ impl Inner {
         hashes.drain(..surplus);
         // What is folded and not handed out yet does not count: a lease depends on it.
         let applied = applied.min(*self.folded.applied.borrow());
-        let leaving = self.leaving.load(Ordering::SeqCst);
         let lead = self.folded.lead.lock();
         let lag_us = lead.unwrap_or_else(PoisonError::into_inner).high_us();
         Facts {
@@ -202,7 +205,7 @@ impl Inner {
             checkpoint: self.checkpoint.load(Ordering::Relaxed),
             hashes,
             scrub: self.scrub.scrubbed(),
-            resigns: leaving || self.skewed.load(Ordering::SeqCst),
+            resigns: self.resigns() || self.skewed.load(Ordering::SeqCst),
             lag_us,
         }
     }

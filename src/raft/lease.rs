@@ -121,10 +121,9 @@ impl Inner {
             return None;
         }
         let told = facts.applied >= self.folded.assigned.load(Ordering::SeqCst);
-        let news = self
-            .leases
-            .asked(facts.node)
-            .is_none_or(|asked| (asked.facts.boot, asked.facts.resigns) != (facts.boot, facts.resigns));
+        let news = self.leases.asked(facts.node).is_none_or(|asked| {
+            (asked.facts.boot, asked.facts.resigns) != (facts.boot, facts.resigns)
+        });
         let granted = self
             .leases
             .ask(facts, asks && told, self.clock.steady(), self.timing);

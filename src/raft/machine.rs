@@ -101,7 +101,9 @@ impl Machine {
             me,
             owner_since: None,
             changes: Vec::new(),
-            term: attachment.applied().map_or(0, |id| id.committed_leader_id().term),
+            term: attachment
+                .applied()
+                .map_or(0, |id| id.committed_leader_id().term),
             live: None,
         })
     }
@@ -172,7 +174,11 @@ impl Machine {
             return;
         };
         let took = clock.wall_us().saturating_sub(proposed.0 * 1_000);
-        let mut lead = self.folded.lead.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lead = self
+            .folded
+            .lead
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         lead.note(Duration::from_micros(took));
     }
 

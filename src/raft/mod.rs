@@ -5,6 +5,7 @@
 //!   proposer.rs   batches events into entries, on the leader
 //!   duties.rs     what a leader does: owners.rs (balance.rs), triggers (lead.rs), retention, watchdog.rs
 //!   lease.rs      how long an owner may begin attempts
+//!   operate.rs    another leader, a node without work: as operators ask
 //!   lifecycle.rs  counts the duties, and runs one by hand
 //! machine.rs   entries into the fold, effects to the rim; snapshots.rs, sending.rs, receive.rs
 //! storage.rs   entries into the log
@@ -32,6 +33,7 @@ mod lifecycle_tests;
 mod machine;
 mod margin;
 mod network;
+mod operate;
 mod owners;
 mod peer;
 mod proposer;

@@ -11,8 +11,6 @@
 //! decisions rest on the same picture. A change of leader alone changes no owner.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -136,7 +134,7 @@ impl<'a> Owners<'a> {
     fn standing(&self, node: NodeId, voter: bool) -> Standing {
         let (inner, now) = (self.inner, self.inner.clock.steady());
         if node == inner.node {
-            let resigns = inner.leaving.load(Ordering::SeqCst);
+            let resigns = inner.resigns();
             return Standing {
                 boot: Some(inner.boot),
                 live: true,
@@ -182,7 +180,8 @@ impl<'a> Owners<'a> {
     fn was_silent(&self, node: NodeId) -> bool {
         let now = self.inner.clock.steady();
         let silent = self.inner.registry.silent_for(node, now);
-        silent.is_some_and(|s| s >= now.saturating_sub(self.became) + self.inner.timing.owner_lease())
+        silent
+            .is_some_and(|s| s >= now.saturating_sub(self.became) + self.inner.timing.owner_lease())
     }
 
     /// Nothing is about to change hands within moments: what is triggered now goes to its owner.
@@ -272,7 +271,13 @@ impl<'a> Owners<'a> {
         // A cluster that is being formed is given a moment, so that all get their share.
         let all_here = standings.values().all(|standing| standing.takes);
         let late = self.inner.clock.steady() >= self.became + self.inner.timing.lost_after();
-        let gone = |node: NodeId| if node == 0 { all_here || late } else { over(node) };
+        let gone = |node: NodeId| {
+            if node == 0 {
+                all_here || late
+            } else {
+                over(node)
+            }
+        };
         let moves = balance::homes(&owners, gone, &candidates);
         for (from, to, shards) in grouped(&moves) {
             let Some(boot) = standings.get(&to).and_then(|standing| standing.boot) else {
@@ -312,7 +317,11 @@ impl<'a> Owners<'a> {
     }
 
     /// What was begun and not finished: a former owner may have let go without our knowing.
-    async fn finish(&mut self, owned: &[Ownership], standings: &BTreeMap<NodeId, Standing>) -> bool {
+    async fn finish(
+        &mut self,
+        owned: &[Ownership],
+        standings: &BTreeMap<NodeId, Standing>,
+    ) -> bool {
         let of = |step: &Move| owned.get(usize::from(step.shard.0)).map(|held| held.node);
         self.unfinished.retain(|step| of(step) == Some(step.from));
         let moves = std::mem::take(&mut self.unfinished);
@@ -341,7 +350,13 @@ impl<'a> Owners<'a> {
         let now = self.inner.clock.steady();
         let owners: Vec<NodeId> = self.owned().iter().map(|held| held.node).collect();
         let candidates = self.candidates(standings);
-        let mut moves = balance::even(&owners, &candidates);
+        if balance::is_uneven(&owners, &candidates) {
+            self.uneven_since.get_or_insert(now);
+        }
+        let mut moves = match self.uneven_since {
+            Some(_) => balance::even(&owners, &candidates),
+            None => Vec::new(),
+        };
         if moves.is_empty() {
             self.uneven_since = None;
             if now >= self.relieved + balance::RELIEVE_EVERY
@@ -350,7 +365,11 @@ impl<'a> Owners<'a> {
                 self.relieved = now;
                 moves.push(step);
             }
-        } else if now < *self.uneven_since.get_or_insert(now) + balance::UNEVEN_FOR {
+        }
+        if self
+            .uneven_since
+            .is_some_and(|since| now < since + balance::UNEVEN_FOR)
+        {
             return;
         }
         moves.truncate(self.allowance.take(moves.len(), now));
@@ -477,25 +496,7 @@ fn grouped(moves: &[Move]) -> Vec<(NodeId, NodeId, Vec<Shard>)> {
             .push(step.shard);
     }
     let groups = groups.into_iter();
-    groups.map(|((from, to), shards)| (from, to, shards)).collect()
-}
-
-/// This node wants to own nothing any more; returns when it does not. Nobody may be there to take
-/// its shards, so it may not return.
-pub(super) async fn resign(inner: &Arc<Inner>) {
-    inner.leaving.store(true, Ordering::SeqCst);
-    inner.beat.notify_one();
-    inner.folded.owners.notify_one();
-    let mut applied = inner.folded.applied.subscribe();
-    let owns = || {
-        let node = inner.node;
-        inner
-            .state
-            .read(|state| state.shards().any(|(_, held)| held.node == node))
-    };
-    while owns() {
-        if applied.changed().await.is_err() {
-            return;
-        }
-    }
+    groups
+        .map(|((from, to), shards)| (from, to, shards))
+        .collect()
 }

@@ -135,6 +135,16 @@ impl Service {
                 let answer = ran.map_err(|busy| !matches!(busy, Busy::NoLeader));
                 Ok(encode::<wire::Told>(&answer))
             }
+            wire::LEAD => {
+                let to = decode(&body).map_err(text)?;
+                let given = Cluster(self.0.clone()).give_lead(to).await;
+                Ok(encode::<wire::Asked>(&given))
+            }
+            wire::DRAIN => {
+                let drain = decode(&body).map_err(text)?;
+                let drained = Cluster(self.0.clone()).drain_here(drain).await;
+                Ok(encode::<wire::Asked>(&drained))
+            }
             wire::LOOK => {
                 let looked = watchdog::look_here(&Cluster(self.0.clone())).await;
                 let told = looked.map(|h| (h.examined, h.handled));
@@ -159,7 +169,9 @@ impl Service {
     /// A vote must not bring about a leader that believes leases to be over that are not.
     fn may_vote(&self, transfer: bool) -> Result<(), String> {
         match !transfer && self.0.refuses_votes(self.0.clock.steady()) {
-            true => Err("this node has just started, or seen the lead handed over: no vote yet".into()),
+            true => {
+                Err("this node has just started, or seen the lead handed over: no vote yet".into())
+            }
             false => Ok(()),
         }
     }

@@ -30,7 +30,7 @@ use super::types::{Member, Raft};
 use super::upkeep::Cadence;
 use super::view::Registry;
 use super::watchdog::Watch;
-use super::{duties, heartbeat, owners, peer, upkeep};
+use super::{duties, heartbeat, operate, peer, upkeep};
 use crate::log::{Identity, LogFault, LogStore};
 use crate::model::{Clock, NodeId};
 use crate::state::Shared;
@@ -56,6 +56,8 @@ pub struct Options {
     pub cadence: Cadence,
     pub scrub: ScrubPace,
     pub watch: Watch,
+    /// A node that was not heard for so long is listed as dead.
+    pub node_timeout: Duration,
     pub clock: Arc<dyn Clock>,
     /// Called when the node must stop; it does not come back.
     pub fault: Arc<dyn Fn(String) + Send + Sync>,
@@ -186,6 +188,8 @@ fn build(
         leases: Leases::default(),
         votes_from_us: AtomicU64::new(0),
         leaving: AtomicBool::new(false),
+        drained: AtomicBool::new(false),
+        node_timeout: options.node_timeout,
         beat: Notify::new(),
         rim,
         snapshots,
@@ -280,7 +284,10 @@ impl Running {
         if inner.voters().iter().all(|id| *id == inner.node) {
             return;
         }
-        if tokio::time::timeout(within, owners::resign(inner)).await.is_err() {
+        if tokio::time::timeout(within, operate::resign(inner))
+            .await
+            .is_err()
+        {
             tracing::warn!("nobody took the shards in time");
         }
         if inner.leader() != Some(inner.node) {

@@ -57,11 +57,11 @@ impl Timing {
     }
 
     /// An owner is given up so long after the contact on which its last lease rests: the lease and
-    /// the margin, and with `Fast` as long again as a busy machine may hold up a heartbeat, because
-    /// to move shards to and fro costs more than to wait.
+    /// the margin, and then about as long as a busy machine holds up a heartbeat, because to move
+    /// shards to and fro costs more than to wait. No longer than the loss of a leader takes.
     pub(crate) const fn lost_after(self) -> Duration {
         match self {
-            Timing::Steady => Duration::from_millis(1_750),
+            Timing::Steady => Duration::from_millis(2_500),
             Timing::Fast => Duration::from_millis(500),
         }
     }

@@ -53,7 +53,9 @@ impl Default for Watch {
 /// No node could look, or the log did not take what was found.
 pub(crate) async fn look(inner: &Arc<Inner>) -> Result<Handled, Busy> {
     let members = inner.members();
-    let looks = members.iter().map(|(id, member)| look_at(inner, *id, member));
+    let looks = members
+        .iter()
+        .map(|(id, member)| look_at(inner, *id, member));
     let looked = futures::future::join_all(looks).await;
     let mut sum = Handled::default();
     let mut failed = None;

@@ -36,6 +36,8 @@ kinds! {
     JOIN = 24,
     DUTY = 30,
     LOOK = 31,
+    LEAD = 32,
+    DRAIN = 33,
 }
 
 /// What a node says of itself before there is a cluster.
@@ -233,6 +235,9 @@ pub(crate) fn read_transfer_request(
 
 /// How a duty that was asked for went; an error says whether something may have happened.
 pub(crate) type Told = Result<Ran, bool>;
+
+/// What became of what an operator asked for; an error says why not.
+pub(crate) type Asked = Result<(), String>;
 
 /// How a node's own look for lost attempts went: how many it examined and handed out.
 pub(crate) type Looked = Result<(u64, u64), bool>;

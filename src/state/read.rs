@@ -136,12 +136,7 @@ impl State {
 
     /// Open attempts of a node that have not been reported as started, after a place in
     /// (instant, seq) order: for a queue that had overflowed.
-    pub fn open_after(
-        &self,
-        node: NodeId,
-        after: Option<(Time, Seq)>,
-        limit: usize,
-    ) -> Vec<Open> {
+    pub fn open_after(&self, node: NodeId, after: Option<(Time, Seq)>, limit: usize) -> Vec<Open> {
         self.open_of(node, after).take(limit).collect()
     }
 

@@ -71,9 +71,7 @@ async fn what_is_closed_or_of_another_node_does_not_begin() {
         at,
         hash,
         ..
-    } = rig
-        .log
-        .trigger(3, fence(1, 1), at, &spec("http://a/"))
+    } = rig.log.trigger(3, fence(1, 1), at, &spec("http://a/"))
     else {
         unreachable!()
     };
@@ -132,7 +130,11 @@ async fn a_shard_that_was_let_go_of_starts_nothing_more() {
     rig.begun(vec![1, 4, 5, 90]).await;
     rig.script.gate.add_permits(1);
     until(|| rig.executor.in_flight() == 0).await;
-    assert_eq!(rig.executor.release(&release), begun, "the log must have it first");
+    assert_eq!(
+        rig.executor.release(&release),
+        begun,
+        "the log must have it first"
+    );
     rig.executor.changed(&[rig.log.close(Seq(1), fence(4, 1))]);
     assert_eq!(rig.executor.release(&release), []);
     // The leader that asked is gone, and its assignment never came.

@@ -206,10 +206,7 @@ fn open(seq: u64, fence: Fence) -> Open {
 }
 
 fn known(rig: &Rig, seqs: std::ops::Range<u64>) -> Vec<u64> {
-    let asked: Vec<_> = seqs
-        .clone()
-        .map(|seq| open(seq, fence(1, 1)))
-        .collect();
+    let asked: Vec<_> = seqs.clone().map(|seq| open(seq, fence(1, 1))).collect();
     let known = rig.executor.knows(&asked);
     let known = seqs.zip(known).filter(|(_, known)| *known);
     known.map(|(seq, _)| seq).collect()

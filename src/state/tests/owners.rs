@@ -211,7 +211,10 @@ fn what_is_kept_goes_on_where_it_is() {
     let again = desk.task("running");
     assert_eq!((again.owner, again.stage), (3, Stage::Triggered));
     assert!(again.fence > running.fence, "I-14");
-    assert!(matches!(desk.fold(done(&running)), Outcome::Stale { .. }), "I-15");
+    assert!(
+        matches!(desk.fold(done(&running)), Outcome::Stale { .. }),
+        "I-15"
+    );
     assert_eq!(desk.fold(done(&again)), Outcome::Folded);
 }
 

@@ -1,0 +1,161 @@
+//! What operators ask of a running cluster: another leader, a node without work.
+
+use openraft::async_runtime::WatchReceiver;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::cluster::Cluster;
+use super::inner::Inner;
+use super::peer::Lane;
+use super::wire;
+use crate::model::{NodeId, decode, encode};
+
+/// The next leader is awaited so long.
+const LEAD_WITHIN: Duration = Duration::from_secs(3);
+/// A node that drains is awaited so long; it goes on draining when nobody waits any more.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// Whoever passes a request on waits a little longer than the one who does it.
+const AND_BACK: Duration = Duration::from_secs(1);
+
+impl Cluster {
+    /// Moves the lead to a voter; returns when it leads.
+    ///
+    /// # Errors
+    /// Says why not, and what to do.
+    pub async fn move_lead(&self, to: NodeId) -> Result<(), String> {
+        let inner = &self.0;
+        if !inner.voters().contains(&to) {
+            return Err(format!("node {to} is not a voter of this cluster"));
+        }
+        let leader = inner.leader();
+        let leader = leader.ok_or("no leader is known at the moment; try again")?;
+        if leader == to {
+            return Ok(());
+        }
+        if leader != inner.node {
+            let body = encode(&to);
+            self.ask(leader, wire::LEAD, body, LEAD_WITHIN).await?;
+            return self.led_by(to).await;
+        }
+        self.give_lead(to).await
+    }
+
+    /// The leader's part.
+    pub(crate) async fn give_lead(&self, to: NodeId) -> Result<(), String> {
+        let inner = &self.0;
+        let raft = inner.raft().ok_or("Raft is not running yet")?;
+        if raft.as_leader().is_err() {
+            return Err("the lead has just moved; look again".into());
+        }
+        let silent = inner.registry.silent_for(to, inner.clock.steady());
+        if silent.is_none_or(|silent| silent >= inner.timing.owner_lease()) {
+            return Err(format!("node {to} cannot be heard; is it running?"));
+        }
+        if inner.registry.facts(to).is_some_and(|(facts, _)| facts.resigns) {
+            return Err(format!(
+                "node {to} is about to stop, is drained, or its clock is off"
+            ));
+        }
+        tracing::info!(to, "the lead moves, as asked");
+        let moved = raft.trigger().transfer_leader(to).await;
+        moved.map_err(|e| e.to_string())?;
+        self.led_by(to).await
+    }
+
+    async fn led_by(&self, node: NodeId) -> Result<(), String> {
+        let raft = self.0.raft().ok_or("Raft is not running yet")?;
+        let mut metrics = raft.server_metrics();
+        let led = async {
+            while self.0.leader() != Some(node) {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let led = tokio::time::timeout(LEAD_WITHIN, led).await;
+        led.map_err(|_| format!("node {node} did not take the lead in time; look who leads now"))
+    }
+
+    /// Has a node give its shards away and take no more, or lets it take some again. Returns when
+    /// it owns none, or at once. What it has begun it ends. It is forgotten when the node starts
+    /// again.
+    ///
+    /// # Errors
+    /// Says why not, and what to do.
+    pub async fn drain(&self, node: NodeId, drain: bool) -> Result<(), String> {
+        if node != self.0.node {
+            let body = encode(&drain);
+            return self.ask(node, wire::DRAIN, body, DRAIN_WITHIN).await;
+        }
+        self.drain_here(drain).await
+    }
+
+    /// The node's own part.
+    pub(crate) async fn drain_here(&self, drain: bool) -> Result<(), String> {
+        let inner = &self.0;
+        inner.drained.store(drain, Ordering::SeqCst);
+        tracing::info!(drain, "asked to own nothing");
+        inner.speak();
+        if !drain {
+            return Ok(());
+        }
+        let owns_nothing = tokio::time::timeout(DRAIN_WITHIN, inner.owns_nothing());
+        owns_nothing.await.map_err(|_| {
+            "it still owns shards: is there another node that can take them? It goes on trying".into()
+        })
+    }
+
+    async fn ask(
+        &self,
+        node: NodeId,
+        kind: u8,
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<(), String> {
+        let member = self.0.members().remove(&node);
+        let member = member.ok_or_else(|| format!("node {node} is not in this cluster"))?;
+        let to = (node, member.peer.as_str());
+        let peers = &self.0.peers;
+        let call = peers.call(to, Lane::Forward, kind, body.into(), within + AND_BACK);
+        let answer = call.await.map_err(|e| e.to_string())?;
+        decode::<wire::Asked>(&answer).map_err(|e| e.to_string())?
+    }
+}
+
+impl Inner {
+    /// This node wants to own nothing: it is about to stop, or was drained.
+    pub(crate) fn resigns(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst) || self.drained.load(Ordering::SeqCst)
+    }
+
+    /// Tells the leader at once what has changed here.
+    pub(crate) fn speak(&self) {
+        self.beat.notify_one();
+        self.folded.owners.notify_one();
+    }
+
+    /// Returns when this node owns no shard, as far as it knows.
+    pub(crate) async fn owns_nothing(&self) {
+        let mut applied = self.folded.applied.subscribe();
+        let owns = || {
+            let owned = |state: &crate::state::State| {
+                state.shards().any(|(_, held)| held.node == self.node)
+            };
+            self.state.read(owned)
+        };
+        while owns() {
+            if applied.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// This node is about to stop; returns when it owns nothing. Nobody may be there to take its
+/// shards, so it may not return.
+pub(super) async fn resign(inner: &Arc<Inner>) {
+    inner.leaving.store(true, Ordering::SeqCst);
+    inner.speak();
+    inner.owns_nothing().await;
+}
