@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use support::agree::assert_same_state;
 use support::cluster::Cluster;
 use support::explained::assert_explained;
+use support::node::binary;
 use support::receiver::Receiver;
 use support::work::{self, spread, task, wait_all_done};
 use support::{now_ms, pass_until, seconds, serial, wait_for};
@@ -244,5 +245,80 @@ fn a_node_that_is_told_to_stop_gives_its_shards_away_first() {
         "what moves as planned comes once"
     );
     assert!(gap < 2_000, "nobody waits for a lease to run out: {gap} ms");
+    assert_same_state(&cluster);
+}
+
+/// Asks a node by the command line; returns the cluster as it is afterwards.
+#[track_caller]
+fn cluster_cli(cluster: &Cluster, asked: u64, args: &[&str]) -> Value {
+    let node = cluster.nodes.iter().find(|node| node.id == asked).unwrap();
+    let ran = binary()
+        .args(["cluster", "--json"])
+        .args(args)
+        .args(["--server", &format!("http://{}", node.http)])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&ran.stderr).into_owned();
+    assert!(ran.status.success(), "{args:?}: {text}");
+    serde_json::from_slice(&ran.stdout).unwrap()
+}
+
+#[test]
+fn operators_drain_a_node_and_move_the_lead() {
+    const COUNT: u64 = 1_500;
+    let _one = serial();
+    let receiver = Receiver::start();
+    let cluster = Cluster::new(3).start();
+    wait_spread(&cluster, 1, &[1, 2, 3]);
+    let leader = cluster.wait_ready();
+    let (drained, next) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let from = now_ms() + 3_000;
+    spread(
+        cluster.clients(),
+        &tasks("t", COUNT, from, 8_000, &receiver.url),
+    );
+
+    pass_until(from + 1_000);
+    // Asked of any node; it answers when it is done.
+    let view = cluster_cli(&cluster, next, &["drain", &drained.to_string()]);
+    let owned = view["shards"]["owned"].as_object().unwrap();
+    assert!(!owned.contains_key(&drained.to_string()), "{owned:?}");
+    let node = &view["nodes"][drained as usize - 1];
+    assert_eq!(
+        (&node["id"], &node["resigns"]),
+        (&drained.into(), &true.into())
+    );
+    let mut client = cluster.client(leader);
+    let refused = client.post("/v1/cluster/lead", &serde_json::json!({ "node": drained }));
+    assert_eq!(refused.unwrap().status, 409, "it does not want to lead");
+    let refused = client.post("/v1/cluster/lead", &serde_json::json!({ "node": 9 }));
+    assert_eq!(refused.unwrap().status, 409, "it does not exist");
+    cluster_cli(&cluster, leader, &["drain", &drained.to_string(), "--undo"]);
+    wait_spread(&cluster, leader, &[1, 2, 3]);
+
+    let asked = now_ms();
+    let view = cluster_cli(&cluster, drained, &["lead", &next.to_string()]);
+    let moved = now_ms() - asked;
+    assert_eq!(view["leader"], next, "{view}");
+    receiver.wait_tasks(COUNT as usize, seconds(60));
+    wait_all_done(cluster.clients(), COUNT, seconds(20));
+    receiver.assert_never_early();
+    let gap = receiver.longest_gap_ms(asked, from + 8_000);
+    let explained = assert_explained(&cluster, &receiver);
+    let taken = explained
+        .again
+        .iter()
+        .filter(|task| task.was_taken())
+        .count();
+    println!(
+        "the lead moved in {moved} ms, longest gap {gap} ms; second deliveries {}, begun again {}, \
+         {taken} of them by force",
+        explained.second,
+        explained.again.len()
+    );
+    assert!(
+        explained.second <= taken,
+        "what moves as planned comes once"
+    );
     assert_same_state(&cluster);
 }

@@ -152,6 +152,7 @@ fn status(cluster: &Value) {
         "http",
         "peer",
         "load",
+        "queue_age_ms",
         "last_applied",
         "checkpoint",
         "clock_skew_ms",

@@ -175,6 +175,11 @@ impl Executor {
         self.inner.load()
     }
 
+    /// For how long what has waited longest at a target has been due.
+    pub fn queue_age(&self) -> Duration {
+        self.inner.queue_age()
+    }
+
     /// Starts nothing more, waits up to `grace` for what is in flight and for its outcomes to be
     /// taken, gives up what is left, and joins the thread. What was given up has no outcome; the
     /// log hands it out again when this node's lease has run out.

@@ -150,6 +150,12 @@ impl Inner {
         permits.max(memory).clamp(0.0, 1.0)
     }
 
+    pub fn queue_age(&self) -> Duration {
+        let oldest = self.lock().targets.oldest();
+        let now = self.clock.wall();
+        oldest.map_or(Duration::ZERO, |at| now.since(at).std())
+    }
+
     pub fn read_metrics(&self) -> ExecutorMetrics {
         let core = self.lock();
         let (held, queued) = (core.held(), core.targets.queued());

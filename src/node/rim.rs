@@ -39,6 +39,9 @@ impl Rim for ExecutorRim {
     fn load(&self) -> f64 {
         self.0.load()
     }
+    fn queue_age(&self) -> Duration {
+        self.0.queue_age()
+    }
 }
 
 /// Where the executor looks attempts up. A store that cannot be read ends the process: an

@@ -564,7 +564,7 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 11] = [
+        let wrong: [(&str, Change); 12] = [
             ("scrub.bytes_per_second", |s| s.scrub.bytes_per_second = 0),
             ("node.id", |s| s.node.id = None),
             ("node.dir", |s| s.node.dir = None),

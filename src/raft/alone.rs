@@ -80,6 +80,9 @@ impl Rim for Forgetful {
     fn load(&self) -> f64 {
         0.0
     }
+    fn queue_age(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// See the module.

@@ -469,6 +469,8 @@ impl Cluster {
             role,
             alive,
             load: f64::from(facts.load) / 1_000.0,
+            queue_age_ms: facts.queue_age_ms,
+            resigns: facts.resigns,
             last_applied: facts.applied,
             checkpoint: facts.checkpoint,
             clock_skew_ms: (own_skew + if me { 0 } else { offset_us }) / 1_000,

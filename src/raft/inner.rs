@@ -207,6 +207,7 @@ impl Inner {
             scrub: self.scrub.scrubbed(),
             resigns: self.resigns() || self.skewed.load(Ordering::SeqCst),
             lag_us,
+            queue_age_ms: self.rim.queue_age().as_millis() as u64,
         }
     }
 }

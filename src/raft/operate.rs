@@ -1,7 +1,6 @@
 //! What operators ask of a running cluster: another leader, a node without work.
 
 use openraft::async_runtime::WatchReceiver;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -52,7 +51,11 @@ impl Cluster {
         if silent.is_none_or(|silent| silent >= inner.timing.owner_lease()) {
             return Err(format!("node {to} cannot be heard; is it running?"));
         }
-        if inner.registry.facts(to).is_some_and(|(facts, _)| facts.resigns) {
+        if inner
+            .registry
+            .facts(to)
+            .is_some_and(|(facts, _)| facts.resigns)
+        {
             return Err(format!(
                 "node {to} is about to stop, is drained, or its clock is off"
             ));
@@ -102,7 +105,8 @@ impl Cluster {
         }
         let owns_nothing = tokio::time::timeout(DRAIN_WITHIN, inner.owns_nothing());
         owns_nothing.await.map_err(|_| {
-            "it still owns shards: is there another node that can take them? It goes on trying".into()
+            "it still owns shards: is there another node that can take them? It goes on trying"
+                .into()
         })
     }
 
@@ -129,6 +133,18 @@ impl Inner {
         self.leaving.load(Ordering::SeqCst) || self.drained.load(Ordering::SeqCst)
     }
 
+    /// Whether another voter is there that does not resign itself.
+    fn someone_takes(&self) -> bool {
+        let (now, lease) = (self.clock.steady(), self.timing.owner_lease());
+        let others = self.voters().into_iter().filter(|id| *id != self.node);
+        let takes = |id: NodeId| {
+            let heard = self.registry.silent_for(id, now);
+            let facts = self.registry.facts(id);
+            heard.is_some_and(|silent| silent < lease) && facts.is_some_and(|(f, _)| !f.resigns)
+        };
+        others.into_iter().any(takes)
+    }
+
     /// Tells the leader at once what has changed here.
     pub(crate) fn speak(&self) {
         self.beat.notify_one();
@@ -152,10 +168,19 @@ impl Inner {
     }
 }
 
-/// This node is about to stop; returns when it owns nothing. Nobody may be there to take its
-/// shards, so it may not return.
-pub(super) async fn resign(inner: &Arc<Inner>) {
+/// This node is about to stop; returns when it owns nothing, or when nobody is there who could take
+/// its shards.
+pub(super) async fn resign(inner: &Inner) {
     inner.leaving.store(true, Ordering::SeqCst);
     inner.speak();
-    inner.owns_nothing().await;
+    let nobody_takes = async {
+        while inner.someone_takes() {
+            #[allow(clippy::disallowed_methods)] // The others come and go without an event.
+            tokio::time::sleep(inner.timing.heartbeat()).await;
+        }
+    };
+    tokio::select! {
+        () = inner.owns_nothing() => {}
+        () = nobody_takes => {}
+    }
 }

@@ -27,6 +27,8 @@ pub trait Rim: Send + Sync + 'static {
     fn renew_lease(&self, contact: Duration);
     /// Running ÷ capacity, 0…1.
     fn load(&self) -> f64;
+    /// For how long what has waited longest has been due.
+    fn queue_age(&self) -> Duration;
 }
 
 /// Nobody is there yet.
@@ -48,5 +50,8 @@ impl Rim for NoRim {
     fn renew_lease(&self, _: Duration) {}
     fn load(&self) -> f64 {
         0.0
+    }
+    fn queue_age(&self) -> Duration {
+        Duration::ZERO
     }
 }

@@ -145,10 +145,16 @@ fn unknown(inner: &Inner, piece: &[Open]) -> Vec<Open> {
     let known = inner.rim.knows(piece);
     let unknown = piece.iter().zip(known).filter(|(_, known)| !known);
     let unknown: Vec<Open> = unknown.map(|(open, _)| *open).collect();
-    // What ended meanwhile is unknown too, and the fold is told before the rim is.
-    inner
-        .state
-        .read(|state| unknown.into_iter().filter(|o| state.is_open(o)).collect())
+    let me = (inner.node, inner.boot);
+    inner.state.read(|state| {
+        // What ended meanwhile is unknown too, and the fold is told before the rim is. And what an
+        // earlier run of this node had is handed out with its shards, when the leader hears of it.
+        let lost = |open: &Open| {
+            let held = state.owner_of(open.hash);
+            state.is_open(open) && (held.node != me.0 || held.boot == me.1)
+        };
+        unknown.into_iter().filter(lost).collect()
+    })
 }
 
 async fn hand_out(cluster: &Cluster, lost: &[Open]) -> Result<u64, Busy> {

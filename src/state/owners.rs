@@ -132,13 +132,16 @@ impl State {
             })
     }
 
+    /// Who owns the shard of a key with this hash.
+    pub fn owner_of(&self, hash: u64) -> Ownership {
+        self.ownership(Shard::of(hash, self.shard_total()))
+    }
+
     /// What a node has open, begun or not, in shards that are another's.
     pub fn strays(&self, node: NodeId) -> Vec<(Seq, Fence)> {
-        let total = self.shard_total();
         let open = self.table.open().iter();
-        let stray = open.filter(|(_, open)| {
-            open.owner == node && self.ownership(Shard::of(open.hash, total)).node != node
-        });
+        let stray =
+            open.filter(|(_, open)| open.owner == node && self.owner_of(open.hash).node != node);
         stray
             .map(|((_, seq), open)| (*seq, open.fence))
             .take(ASSIGN_MAX)
