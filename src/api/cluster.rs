@@ -35,6 +35,10 @@ struct NodeDto {
     alive: bool,
     /// 0…1
     load: f64,
+    /// For how long what has waited longest at a target has been due.
+    queue_age_ms: u64,
+    /// It is to own no shards: it was drained, is about to stop, or its clock is off.
+    resigns: bool,
     last_applied: u64,
     checkpoint: u64,
     clock_skew_ms: i64,
@@ -137,6 +141,8 @@ impl From<NodeView> for NodeDto {
             role: node.role,
             alive: node.alive,
             load: node.load.clamp(0.0, 1.0),
+            queue_age_ms: node.queue_age_ms,
+            resigns: node.resigns,
             last_applied: node.last_applied,
             checkpoint: node.checkpoint,
             clock_skew_ms: node.clock_skew_ms,

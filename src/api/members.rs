@@ -115,7 +115,7 @@ pub async fn replace(
 
 /// Moves the lead to another voter. When that one does not take it in time, the present leader
 /// takes it again.
-#[utoipa::path(post, path = "/v1/cluster/leader", tag = "cluster", request_body = NewLeader,
+#[utoipa::path(post, path = "/v1/cluster/lead", tag = "cluster", request_body = NewLeader,
     responses(
         (status = 200, description = "The cluster with its new leader", body = ClusterDto),
         (status = 409, description = "The lead was not moved", body = ProblemView),
@@ -131,6 +131,35 @@ pub async fn lead(
     let NewLeader { node } = body::json(&headers, body).await?;
     let cluster = api.cluster()?;
     shown(cluster, cluster.move_lead(node).await.map(drop)).await
+}
+
+/// Whether a node is to own nothing.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    node: NodeId,
+    /// False takes it back; true by default.
+    drain: Option<bool>,
+}
+
+/// Has a node give its shards to the others and take no more, until it is taken back or the node
+/// starts again. Answers when it owns none; what it has begun it ends.
+#[utoipa::path(post, path = "/v1/cluster/drain", tag = "cluster", request_body = Drain,
+    responses(
+        (status = 200, description = "The cluster afterwards", body = ClusterDto),
+        (status = 409, description = "It owns shards still", body = ProblemView),
+    ))]
+pub async fn drain(
+    State(api): State<Arc<Api>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    Params::read(&uri, &[])?;
+    let asked: Drain = body::json(&headers, body).await?;
+    let cluster = api.cluster()?;
+    let drained = cluster.drain(asked.node, asked.drain.unwrap_or(true)).await;
+    shown(cluster, drained).await
 }
 
 /// The cluster as it is after a change, or why it was not changed.

@@ -46,6 +46,7 @@ pub(super) fn documented() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(members::remove))
         .routes(routes!(members::replace))
         .routes(routes!(members::lead))
+        .routes(routes!(members::drain))
         .routes(routes!(lifecycle::run))
         .routes(routes!(old::submit))
         .routes(routes!(old::inner_submit))

@@ -118,8 +118,9 @@ async fn a_good_request_reaches_the_cluster() {
             "/v1/cluster/nodes/3/replace",
             r#"{"id":4,"peer":"a:1"}"#,
         ),
-        ("POST", "/v1/cluster/leader", r#"{"node":2}"#),
-        ("POST", "/v1/cluster/leader", "{}"),
+        ("POST", "/v1/cluster/lead", r#"{"node":2}"#),
+        ("POST", "/v1/cluster/lead", "{}"),
+        ("POST", "/v1/cluster/drain", r#"{"node":2,"drain":false}"#),
         ("POST", "/submit", r#"{"appId":"shop","url":"http://a/"}"#),
         (
             "POST",

@@ -1,4 +1,5 @@
-//! `cluster …`: who leads, who follows, who owns what; one node more; duties by hand.
+//! `cluster …`: who leads, who follows, who owns what; one node more; another leader, a node without
+//! work; duties by hand.
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
@@ -53,6 +54,14 @@ enum Verb {
     },
     /// Makes certificates for TLS between nodes.
     Certs(CertsArgs),
+    /// Has a node give its shards to the others, and take no more until it starts again.
+    Drain {
+        /// Its number.
+        id: u64,
+        /// Let it take shards again.
+        #[arg(long)]
+        undo: bool,
+    },
     /// Runs a regular duty at once: on the server that is asked, or on the leader if it is the
     /// leader's.
     Run { duty: Duty },
@@ -112,7 +121,11 @@ pub async fn run(args: ClusterArgs) -> Result<()> {
         }
         Verb::Lead { to } => {
             let body = json!({ "node": to });
-            ask(Method::POST, "/v1/cluster/leader", Some(body)).await?
+            ask(Method::POST, "/v1/cluster/lead", Some(body)).await?
+        }
+        Verb::Drain { id, undo } => {
+            let body = json!({ "node": id, "drain": !undo });
+            ask(Method::POST, "/v1/cluster/drain", Some(body)).await?
         }
         Verb::Run { duty } => {
             let answer = server.call(Method::POST, duty.path(), None, RUN).await?;
@@ -161,6 +174,7 @@ fn status(cluster: &Value) {
         "http",
         "peer",
         "load",
+        "queue_age_ms",
         "last_applied",
         "checkpoint",
         "clock_skew_ms",

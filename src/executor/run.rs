@@ -17,8 +17,8 @@ use super::hold::{Bell, Hold};
 use super::metrics::{ExecutorMetrics, Metrics, Result as Label};
 use super::targets::{Reference, TargetKey};
 use super::{Settings, Source, verdict};
-use crate::model::{Change, Clock, Event, Fence, Http, Seq, Spec, Target, Time};
-use crate::state::Dispatch;
+use crate::model::{Change, Clock, Event, Http, Spec, Target, Time};
+use crate::state::{Dispatch, Open};
 
 /// Attempts looked up under one lock of the state.
 pub(super) const LOOK_UP_MAX: usize = 256;
@@ -141,12 +141,17 @@ impl Inner {
         self.due.ring();
     }
 
-    pub fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+    pub fn knows(&self, open: &[Open]) -> Vec<bool> {
         let steady = self.clock.steady();
         let core = self.lock();
         open.iter()
-            .map(|(at, seq, fence)| core.knows((*seq, *fence), *at, steady))
+            .map(|open| core.knows((open.seq, open.fence), open.at, steady))
             .collect()
+    }
+
+    pub fn new_term(&self, term: u64) {
+        self.lock().new_term(term);
+        self.due.notify_one();
     }
 
     pub fn load(&self) -> f64 {
@@ -154,6 +159,12 @@ impl Inner {
         let permits = core.targets.in_flight() as f64 / core.targets.total() as f64;
         let memory = core.waiting() as f64 / self.settings.held_max.max(1) as f64;
         permits.max(memory).clamp(0.0, 1.0)
+    }
+
+    pub fn queue_age(&self) -> Duration {
+        let oldest = self.lock().targets.oldest();
+        let now = self.clock.wall();
+        oldest.map_or(Duration::ZERO, |at| now.since(at).std())
     }
 
     pub fn read_metrics(&self) -> ExecutorMetrics {

@@ -63,6 +63,12 @@ impl Targets {
         self.queued
     }
 
+    /// The instant of what has waited longest, of those that are next at their targets.
+    pub fn oldest(&self) -> Option<Time> {
+        let fronts = self.targets.values().filter_map(|t| t.queue.front());
+        fronts.map(|reference| reference.at).min()
+    }
+
     /// The bound on permits.
     pub fn total(&self) -> usize {
         self.total
@@ -194,10 +200,12 @@ mod tests {
         let (slow, quick): (TargetKey, TargetKey) = ("slow".into(), "quick".into());
         (0..10).for_each(|n| assert!(targets.push(&slow, reference(n))));
         (10..12).for_each(|n| assert!(targets.push(&quick, reference(n))));
+        assert_eq!(targets.oldest(), Some(Time(0)));
         let taken: Vec<u64> = std::iter::from_fn(|| targets.take())
             .map(|(_, r)| r.id.0.0)
             .collect();
         assert_eq!(taken, [0, 10, 1, 11]);
+        assert_eq!(targets.oldest(), Some(Time(2)));
         targets.free(&slow);
         assert_eq!(targets.take().map(|(_, r)| r.id.0.0), Some(2));
         assert!(targets.take().is_none());

@@ -52,6 +52,8 @@ pub struct Config {
     pub cadence: Cadence,
     pub scrub: ScrubPace,
     pub watch: Watch,
+    /// A node that was not heard for so long is listed as dead.
+    pub node_timeout: Duration,
     /// The cluster secret.
     pub secret: Option<String>,
     /// The certificates for TLS between nodes.
@@ -120,6 +122,7 @@ impl Node {
             cadence: config.cadence,
             scrub: config.scrub,
             watch: config.watch,
+            node_timeout: config.node_timeout,
             clock,
             fault,
         };

@@ -67,6 +67,12 @@ pub const KEYS: &[Key] = &[
         "where its data lives; created when missing",
     ),
     key(
+        "node.timeout",
+        Kind::Span,
+        "",
+        "a node that was not heard for so long is listed as dead; its shards move long before, when its lease has run out",
+    ),
+    key(
         "cluster.nodes",
         Kind::Pairs,
         "--cluster",

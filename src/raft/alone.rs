@@ -10,9 +10,10 @@ use super::{
 };
 use crate::log::{EngineKind, Identity, LogStore};
 use crate::model::{
-    AttemptEnd, Change, Clock, Done, Epoch, Event, Fence, Http, Key, Outcome, Row, RowKind, Seq,
-    Span, Spec, Submit, Target, Task, Time, When,
+    AttemptEnd, Change, Clock, Done, Event, Fence, Http, Key, Outcome, Row, RowKind, Seq, Span,
+    Spec, Submit, Target, Task, Time, When,
 };
+use crate::state::{Open, Release};
 
 /// The machine's clock.
 struct Real(Instant);
@@ -65,18 +66,22 @@ impl Rim for Forgetful {
         false
     }
     fn restore(&self, _: Seq, _: Fence) {}
-    fn release(&self, _: Epoch) -> usize {
-        0
+    fn release(&self, _: &Release) -> Vec<(Seq, Fence)> {
+        Vec::new()
     }
-    fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+    fn new_term(&self, _: u64) {}
+    fn knows(&self, open: &[Open]) -> Vec<bool> {
         let held = self.held.lock().unwrap();
         open.iter()
-            .map(|(_, seq, fence)| held.contains(&(*seq, *fence)))
+            .map(|open| held.contains(&(open.seq, open.fence)))
             .collect()
     }
     fn renew_lease(&self, _: Duration) {}
     fn load(&self) -> f64 {
         0.0
+    }
+    fn queue_age(&self) -> Duration {
+        Duration::ZERO
     }
 }
 
@@ -123,6 +128,7 @@ impl Alone {
             cadence,
             scrub: ScrubPace::default(),
             watch,
+            node_timeout: Duration::from_secs(30),
             clock,
             fault: Arc::new(|why| panic!("{why}")),
         };

@@ -30,8 +30,6 @@ pub(super) const OUTCOME_WITHIN: Duration = Duration::from_secs(10);
 pub(super) const LOOK: Duration = Duration::from_millis(15);
 /// How long a peer may take to tell its facts.
 const VIEW_WITHIN: Duration = Duration::from_millis(300);
-/// A node not heard for so long is listed as dead.
-const DEAD_AFTER: Duration = Duration::from_secs(30);
 
 /// What an event came to, and where in the log.
 #[derive(Clone, Debug)]
@@ -102,19 +100,31 @@ impl Cluster {
         let verdicts = self.propose(class, events).await;
         let mut answers = Vec::with_capacity(verdicts.len());
         for (n, verdict) in verdicts.into_iter().enumerate() {
-            let withdraw = match &verdict {
-                Verdict::Decided {
-                    outcome: Outcome::Refused(Refusal::Withdraw { seq, fence, owner }),
-                    ..
-                } => Some((*seq, *fence, *owner)),
-                _ => None,
-            };
-            answers.push(answer(match (withdraw, kept.get(n)) {
-                (Some(held), Some(event)) => self.withdraw(held, event.clone()).await,
-                _ => verdict,
+            answers.push(answer(match kept.get(n) {
+                Some(event) => self.with_owner(class, event, verdict).await,
+                None => verdict,
             }));
         }
         answers
+    }
+
+    /// Where the fold says that the owner must withdraw an attempt first, has it do so. The task may
+    /// change hands meanwhile, and then it is the next owner's to do.
+    async fn with_owner(&self, class: Class, event: &Event, mut verdict: Verdict) -> Verdict {
+        let start = Instant::now();
+        while let Some(held) = owner_asked_for(&verdict) {
+            verdict = self.withdraw(held, event.clone()).await;
+            if start.elapsed() >= LEADER_WITHIN {
+                break;
+            }
+            if matches!(verdict, Verdict::NotLeader) {
+                #[allow(clippy::disallowed_methods)] // Until another node owns it.
+                tokio::time::sleep(LOOK).await;
+                let again = self.propose(class, vec![event.clone()]).await.pop();
+                verdict = again.unwrap_or(Verdict::Unknown);
+            }
+        }
+        verdict
     }
 
     /// To the leader, again while that is surely without effect.
@@ -469,7 +479,7 @@ impl Cluster {
         let me = id == self.0.node;
         let (heard, offset_us) = self.0.registry.facts(id).unwrap_or_default();
         let silent = self.0.registry.silent_for(id, now);
-        let alive = me || fresh.is_some() || silent.is_some_and(|s| s < DEAD_AFTER);
+        let alive = me || fresh.is_some() || silent.is_some_and(|s| s < self.0.node_timeout);
         let facts = fresh.unwrap_or(heard);
         let own_skew = self.0.skew_us.load(Ordering::Relaxed);
         NodeView {
@@ -479,6 +489,8 @@ impl Cluster {
             role,
             alive,
             load: f64::from(facts.load) / 1_000.0,
+            queue_age_ms: facts.queue_age_ms,
+            resigns: facts.resigns,
             last_applied: facts.applied,
             checkpoint: facts.checkpoint,
             clock_skew_ms: (own_skew + if me { 0 } else { offset_us }) / 1_000,
@@ -558,6 +570,17 @@ fn settle(verdict: Verdict, maybe: bool) -> Verdict {
     match verdict {
         Verdict::NotLeader | Verdict::Overloaded { .. } if maybe => Verdict::Unknown,
         verdict => verdict,
+    }
+}
+
+/// The attempt that stands in the way of an event, and the node that may withdraw it.
+fn owner_asked_for(verdict: &Verdict) -> Option<(Seq, Fence, NodeId)> {
+    match verdict {
+        Verdict::Decided {
+            outcome: Outcome::Refused(Refusal::Withdraw { seq, fence, owner }),
+            ..
+        } => Some((*seq, *fence, *owner)),
+        _ => None,
     }
 }
 

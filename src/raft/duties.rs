@@ -1,28 +1,28 @@
-//! What only a leader does: settle who owns the shards, trigger what is due, retire what is old.
+//! What only a leader does: see who owns the shards (`owners.rs`), trigger what is due, retire what
+//! is old.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::cluster::Busy;
 use super::inner::Inner;
-use super::lead::Lead;
+use super::lead;
 use super::lifecycle::{self, Duty, Handled};
-use super::peer::Lane;
+use super::owners::Owners;
 use super::proposer::Class;
 use super::runner::blocking;
 use super::types::Raft;
 use super::view::SKEW_MAX_US;
-use super::wire::{self, Release, Verdict};
-use crate::model::limits::{ASSIGN_MAX, RETIRE_MAX, TRIGGER_MAX};
-use crate::model::{Assign, Event, NodeId, Outcome, Retire, Shard, Span, Time, Trigger};
-use crate::state::{Ownership, past_surplus};
+use super::wire::Verdict;
+use crate::model::limits::{RETIRE_MAX, TRIGGER_MAX};
+use crate::model::{Event, NodeId, Outcome, Retire, Span, Time, Trigger};
+use crate::state::past_surplus;
 use openraft::async_runtime::WatchReceiver;
+use tokio::sync::Notify;
 
 /// While nothing is due it is looked again after this: the wall clock may jump.
 const IDLE: Duration = Duration::from_secs(5);
-/// A former owner that lets go is given so long to finish what it has begun.
-const LET_GO_WITHIN: Duration = Duration::from_secs(1);
 /// A pause where there is nothing to be woken by.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -37,6 +37,7 @@ pub(crate) async fn run(inner: Arc<Inner>, raft: Raft) {
                 () = lead(&inner, &raft, term) => {}
             }
             inner.proposer.open(0);
+            inner.leases.clear();
             if leads(&raft, term) && !inner.stop.is_cancelled() {
                 // It could not give the lead away yet; it paused before it gave up.
                 continue;
@@ -50,36 +51,39 @@ pub(crate) async fn run(inner: Arc<Inner>, raft: Raft) {
 }
 
 /// One term of leading; returns when it is over.
-async fn lead(inner: &Inner, raft: &Raft, term: u64) {
+async fn lead(inner: &Arc<Inner>, raft: &Raft, term: u64) {
+    let owners = Owners::new(inner, raft, term);
     if !prepared(inner, raft, term).await {
         return;
     }
     inner.proposer.open(term);
     tracing::info!(term, "this node leads");
-    if !settle_owners(inner, raft, term).await {
-        return;
-    }
     let (retire, watch) = (inner.retention.period.std(), inner.watch.period.std());
+    let settled = Notify::new();
+    let triggers = async {
+        settled.notified().await;
+        triggers(inner, raft, term).await;
+    };
     // Beside each other: however much has to leave, what is due is triggered.
     tokio::select! {
-        () = triggers(inner, raft, term) => {}
+        () = owners.run(&settled) => {}
+        () = triggers => {}
         () = lifecycle::regularly(inner, Duty::Retire, retire) => {}
         () = lifecycle::regularly(inner, Duty::Watchdog, watch) => {}
     }
 }
 
 async fn triggers(inner: &Inner, raft: &Raft, term: u64) {
-    let mut lead = Lead::default();
     while leads(raft, term) {
         if inner.skewed.load(Ordering::SeqCst) {
             hand_over(inner, raft).await;
             return;
         }
-        trigger(inner, &mut lead).await;
+        trigger(inner).await;
     }
 }
 
-fn leads(raft: &Raft, term: u64) -> bool {
+pub(super) fn leads(raft: &Raft, term: u64) -> bool {
     raft.as_leader()
         .is_ok_and(|leader| leader.leader_id().term == term)
 }
@@ -118,10 +122,11 @@ pub(crate) fn is_heard(inner: &Inner, id: NodeId) -> bool {
 /// The voter that has the most of the log, of those that can be heard.
 pub(crate) fn successor(inner: &Inner) -> Option<NodeId> {
     let others = inner.voters().into_iter().filter(|id| *id != inner.node);
-    others.filter(|id| is_heard(inner, *id)).max_by_key(|id| {
-        let facts = inner.registry.facts(*id);
-        facts.map_or(0, |(facts, _)| facts.applied)
-    })
+    let fit = others.filter(|id| is_heard(inner, *id)).filter_map(|id| {
+        let (facts, _) = inner.registry.facts(id)?;
+        (!facts.resigns).then_some((facts.applied, id))
+    });
+    fit.max().map(|(_, id)| id)
 }
 
 /// Gives the lead to the fittest voter; says whether there is one.
@@ -171,112 +176,8 @@ pub(crate) async fn hand_over_to(inner: &Inner, raft: &Raft, to: NodeId) -> bool
     moved
 }
 
-/// Makes this run of this node the owner of every shard, once every former owner has let go or
-/// its dispatch lease must have run out.
-async fn settle_owners(inner: &Inner, raft: &Raft, term: u64) -> bool {
-    if inner
-        .state
-        .read(|state| state.owns_all(inner.node, inner.boot))
-    {
-        return true;
-    }
-    let mut former: Vec<Ownership> = inner
-        .state
-        .read(|s| s.shards().map(|(_, held)| held).collect());
-    former.sort_unstable_by_key(|held| (held.node, held.epoch));
-    former.dedup_by_key(|held| held.node);
-    let became = inner.clock.steady();
-    for held in former {
-        if held.node != 0 && held.node != inner.node {
-            let epoch = inner.state.read(|state| {
-                state
-                    .shards()
-                    .map(|(_, held)| held.epoch)
-                    .max()
-                    .unwrap_or_default()
-            });
-            let_go(inner, held.node, Release { epoch }, became).await;
-        }
-    }
-    assign(inner, raft, term, "leader").await
-}
-
-/// Asks a former owner to let go. One that does not answer is given until its lease, counted
-/// from the moment it may last have heard of a quorum, has run out with a margin.
-async fn let_go(inner: &Inner, node: NodeId, release: Release, became: Duration) {
-    let wait = inner.timing.owner_lease() + inner.timing.lease_margin();
-    let (_, longest) = inner.timing.election();
-    let silent = inner.registry.silent_for(node, became);
-    // A voter refuses its vote until it has not heard the leader for the longest election
-    // time-out, so a lead won by election began that long after the last quorum of the former
-    // one. After a transfer that does not hold, and the whole lease is waited for.
-    let elected = silent.is_none_or(|silent| silent >= longest / 2);
-    let until = if elected {
-        became + inner.timing.lease_margin()
-    } else {
-        became + wait
-    };
-    let finish_by = inner.clock.steady() + LET_GO_WITHIN;
-    let body: bytes::Bytes = crate::model::encode(&release).into();
-    loop {
-        let member = inner.members().remove(&node);
-        let answer = match &member {
-            Some(member) => {
-                let to = (node, member.peer.as_str());
-                let within = inner.timing.heartbeat();
-                inner
-                    .peers
-                    .call(to, Lane::Urgent, wire::RELEASE, body.clone(), within)
-                    .await
-                    .ok()
-            }
-            None => None,
-        };
-        let in_flight = answer.and_then(|bytes| crate::model::decode::<u64>(&bytes).ok());
-        let now = inner.clock.steady();
-        match in_flight {
-            Some(0) => return,
-            Some(_) if now >= finish_by => return,
-            None if now >= until => return,
-            #[allow(clippy::disallowed_methods)] // Between two tries.
-            _ => tokio::time::sleep(PAUSE).await,
-        }
-    }
-}
-
-/// Proposes the assignment, in pieces that keep one fold short.
-async fn assign(inner: &Inner, raft: &Raft, term: u64, cause: &str) -> bool {
-    let open = inner.state.read(|state| state.open_by_shard());
-    let mut pieces: Vec<Vec<Shard>> = Vec::new();
-    let mut size = usize::MAX;
-    for (number, attempts) in open.into_iter().enumerate() {
-        if size.saturating_add(attempts) > ASSIGN_MAX {
-            pieces.push(Vec::new());
-            size = 0;
-        }
-        size += attempts;
-        if let Some(piece) = pieces.last_mut() {
-            piece.push(Shard(number as u16));
-        }
-    }
-    for shards in pieces {
-        let event = Assign {
-            shards,
-            node: inner.node,
-            boot: inner.boot,
-            cause: cause.into(),
-            lost: Vec::new(),
-        };
-        if !until_decided(inner, raft, term, event.into()).await {
-            return false;
-        }
-    }
-    tracing::info!(node = inner.node, "owns all shards");
-    true
-}
-
 /// Proposes until the log has it or the term is over.
-async fn until_decided(inner: &Inner, raft: &Raft, term: u64, event: Event) -> bool {
+pub(super) async fn until_decided(inner: &Inner, raft: &Raft, term: u64, event: Event) -> bool {
     while leads(raft, term) {
         let verdicts = inner
             .proposer
@@ -292,9 +193,9 @@ async fn until_decided(inner: &Inner, raft: &Raft, term: u64, event: Event) -> b
 }
 
 /// Triggers what is due within the lead, or waits for the next thing that will be.
-async fn trigger(inner: &Inner, lead: &mut Lead) {
+async fn trigger(inner: &Inner) {
     let now = inner.clock.wall();
-    let ahead = lead.span();
+    let ahead = lead::span(slowest_us(inner));
     inner.lead_us.store(ahead.0 * 1_000, Ordering::Relaxed);
     if inner.must(
         inner
@@ -302,18 +203,16 @@ async fn trigger(inner: &Inner, lead: &mut Lead) {
             .write(|state| state.has_due(now.plus(ahead), now)),
     ) {
         let event = Trigger {
-            until: now.plus(lead.reach()),
+            until: now.plus(lead::reach(ahead)),
             max: TRIGGER_MAX,
         };
-        let start = inner.clock.steady();
         let verdicts = inner
             .proposer
             .propose(Class::Trigger, vec![event.into()])
             .await;
-        match verdicts.first() {
-            Some(Verdict::Decided { .. }) => lead.note(inner.clock.steady().saturating_sub(start)),
+        if !matches!(verdicts.first(), Some(Verdict::Decided { .. })) {
             #[allow(clippy::disallowed_methods)] // Between two tries.
-            _ => tokio::time::sleep(PAUSE).await,
+            tokio::time::sleep(PAUSE).await;
         }
         return;
     }
@@ -330,6 +229,14 @@ async fn trigger(inner: &Inner, lead: &mut Lead) {
         () = inner.folded.due.notified() => {}
         () = sleep => {}
     }
+}
+
+/// How long triggers take to reach the slowest of those that asked for a lease lately, this node
+/// included.
+fn slowest_us(inner: &Inner) -> u32 {
+    let own = inner.folded.lead.lock();
+    let own = own.unwrap_or_else(PoisonError::into_inner).high_us();
+    own.max(inner.leases.slowest_us(inner.clock.steady(), inner.timing))
 }
 
 /// Up to where histories must leave because they take too much, as of a checkpoint: nothing of it

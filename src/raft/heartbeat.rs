@@ -1,7 +1,11 @@
-//! Soft state on heartbeats: clocks, load, state hashes. None of it is in the log, so that an
+//! Soft state on heartbeats: clocks, load, state hashes, dispatch leases. None of it is in the log, so that an
 //! idle cluster writes nothing.
 
 use openraft::async_runtime::WatchReceiver;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,17 +27,20 @@ pub(crate) async fn run(inner: Arc<Inner>) {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut stands = true;
+    let (mut pings, mut asked) = (FuturesUnordered::new(), BTreeSet::new());
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
-            _ = ticks.tick() => {}
+            Some(id) = pings.next() => {
+                asked.remove(&id);
+                // Judged when all have answered, or when the next round begins.
+                if !asked.is_empty() {
+                    continue;
+                }
+            }
+            _ = ticks.tick() => beat(&inner, &mut asked, &pings),
+            () = inner.beat.notified() => beat(&inner, &mut asked, &pings),
         }
-        let pings = inner
-            .members()
-            .into_iter()
-            .filter(|(id, _)| *id != inner.node);
-        let pings = pings.map(|(id, member)| ping(&inner, id, member, every * 2));
-        futures::future::join_all(pings).await;
         if judge_clock(&inner, every) != stands {
             stands = !stands;
             if let Some(raft) = inner.raft() {
@@ -41,6 +48,25 @@ pub(crate) async fn run(inner: Arc<Inner>) {
             }
         }
         judge_hashes(&inner);
+    }
+}
+
+/// Pings each peer that is not being asked already: one that hangs holds up nobody else's lease.
+fn beat(
+    inner: &Arc<Inner>,
+    asked: &mut BTreeSet<NodeId>,
+    pings: &FuturesUnordered<BoxFuture<'static, NodeId>>,
+) {
+    for (id, member) in inner.members() {
+        if id != inner.node && asked.insert(id) {
+            let inner = inner.clone();
+            let ping = async move {
+                // As long as the answer is worth something: a lease counts from the question.
+                ping(&inner, id, member, inner.timing.owner_lease()).await;
+                id
+            };
+            pings.push(ping.boxed());
+        }
     }
 }
 
@@ -52,6 +78,8 @@ async fn ping(inner: &Inner, id: NodeId, member: Member, within: Duration) {
         facts: inner.facts(false),
         removed_in: 0,
         wall_us: sent_us,
+        asks: !inner.skewed.load(Ordering::SeqCst),
+        lease_age_us: None,
     })
     .into();
     let to = (id, member.peer.as_str());
@@ -66,6 +94,13 @@ async fn ping(inner: &Inner, id: NodeId, member: Member, within: Duration) {
         return;
     };
     judge_membership(inner, id, theirs.removed_in);
+    if let Some(age) = theirs.lease_age_us
+        && !inner.skewed.load(Ordering::SeqCst)
+    {
+        // As of when it was asked for: the leader counts from when it answered.
+        let contact = sent.saturating_sub(Duration::from_micros(age));
+        inner.rim.renew_lease(contact);
+    }
     let now = inner.clock.steady();
     let middle_us = sent_us as i64 + (now.saturating_sub(sent).as_micros() / 2) as i64;
     inner

@@ -6,10 +6,13 @@ use openraft::storage::{
 };
 use openraft::{EntryPayload, StoredMembership};
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::gathered::{Gathered, Writing};
+use super::lead::Lead;
 use super::lifecycle::{Duty, Lifecycle};
 use super::rim::{NoRim, Rim};
 use super::runner::{Runner, blocking};
@@ -17,7 +20,7 @@ use super::snapshots::{SnapshotData, Snapshots};
 use super::types::{Attachment, Entry, LeaderId, LogId, Member, Reply, Stored, Types};
 use super::upkeep::Cadence;
 use crate::bugs::{self, Bug};
-use crate::model::{Batch, Boot, Change, Epoch, NodeId, Seq, decode, encode};
+use crate::model::{Batch, Boot, Change, Clock, Epoch, Event, NodeId, Seq, Time, decode, encode};
 use crate::state::{Checkpoint, Shared};
 
 type Meta = SnapshotMeta<LeaderId, u64, Member>;
@@ -34,6 +37,12 @@ pub(crate) struct Folded {
     pub(crate) gathered: Arc<Gathered>,
     /// What the regular duties have done.
     pub(crate) lifecycle: Lifecycle,
+    /// The log index of the last assignment of shards.
+    pub(crate) assigned: AtomicU64,
+    /// Who owns what may have to change: the leader looks again.
+    pub(crate) owners: Notify,
+    /// How long triggers take to get here.
+    pub(crate) lead: Mutex<Lead>,
 }
 
 /// So many finished tasks may be waited for before a slow waiter has to look for itself.
@@ -47,6 +56,9 @@ impl Folded {
             finished: tokio::sync::broadcast::Sender::new(FINISHED_BACKLOG),
             gathered: Arc::new(Gathered::new(cadence.tasks, cadence.bytes)),
             lifecycle: Lifecycle::default(),
+            assigned: AtomicU64::new(0),
+            owners: Notify::new(),
+            lead: Mutex::default(),
         }
     }
 }
@@ -65,6 +77,10 @@ pub(crate) struct Machine {
     /// under an older epoch belongs to an earlier run: replay hands nothing of it to the rim.
     owner_since: Option<Epoch>,
     changes: Vec<Change>,
+    /// The term of the entry folded last.
+    term: u64,
+    /// What lies behind this index is new, and not replayed; with the clock that tells how old it is.
+    live: Option<(u64, Arc<dyn Clock>)>,
 }
 
 impl Machine {
@@ -77,6 +93,8 @@ impl Machine {
     ) -> io::Result<Machine> {
         let (state, attachment) = snapshots.state()?;
         folded.applied.send_replace(state.applied());
+        // What came before, the store does not tell one by one.
+        folded.assigned.store(state.applied(), Ordering::SeqCst);
         Ok(Machine {
             state: Shared::new(state),
             snapshots,
@@ -88,6 +106,10 @@ impl Machine {
             me,
             owner_since: None,
             changes: Vec::new(),
+            term: attachment
+                .applied()
+                .map_or(0, |id| id.committed_leader_id().term),
+            live: None,
         })
     }
 
@@ -101,6 +123,11 @@ impl Machine {
         self.rim = rim;
     }
 
+    /// Measures, behind a log index, how long triggers take to get here.
+    pub(crate) fn measure(&mut self, behind: u64, clock: Arc<dyn Clock>) {
+        self.live = Some((behind, clock));
+    }
+
     /// Nothing was ever folded into its store.
     pub(crate) fn is_new(&self) -> bool {
         self.applied.is_none()
@@ -112,11 +139,14 @@ impl Machine {
 
     fn fold(&mut self, entry: Entry) -> io::Result<Reply> {
         let index = entry.log_id.index();
+        let term = entry.log_id.committed_leader_id().term;
+        let new_term = std::mem::replace(&mut self.term, term) < term;
         let mut reply = Reply::default();
         match entry.payload {
             EntryPayload::Blank => self.state.write(|state| state.advance(index)),
             EntryPayload::Normal(payload) => {
                 let batch = Batch::decode(&payload.0).map_err(io::Error::other)?;
+                let proposed = is_trigger(&batch).then_some(batch.now);
                 let changes = &mut self.changes;
                 let gathered;
                 (reply.0, gathered) = self.state.write(|state| {
@@ -125,6 +155,9 @@ impl Machine {
                     Ok::<_, io::Error>((outcomes, state.gathered()))
                 })?;
                 self.folded.gathered.note(gathered, payload.0.len());
+                if let Some(proposed) = proposed {
+                    self.measured(index, proposed);
+                }
             }
             EntryPayload::Membership(members) => {
                 self.state.write(|state| state.advance(index));
@@ -132,16 +165,38 @@ impl Machine {
             }
         }
         self.applied = Some(entry.log_id);
+        if new_term {
+            self.rim.new_term(term);
+        }
         self.hand_out();
         Ok(reply)
+    }
+
+    /// Notes how long after its proposal a trigger was folded here, by this node's wall clock: that
+    /// is the clock by which its tasks must not be late.
+    fn measured(&self, index: u64, proposed: Time) {
+        let Some((_, clock)) = self.live.as_ref().filter(|(behind, _)| index > *behind) else {
+            return;
+        };
+        let took = clock.wall_us().saturating_sub(proposed.0 * 1_000);
+        let mut lead = self
+            .folded
+            .lead
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lead.note(Duration::from_micros(took));
     }
 
     /// Passes effects on to the rim, in log order.
     fn hand_out(&mut self) {
         for change in &self.changes {
             match *change {
-                Change::Assigned { node, boot, epoch } if (node, boot) == self.me => {
-                    self.owner_since.get_or_insert(epoch);
+                Change::Assigned { node, boot, epoch } => {
+                    let index = self.applied.map_or(0, |id| id.index());
+                    self.folded.assigned.store(index, Ordering::SeqCst);
+                    if (node, boot) == self.me {
+                        self.owner_since.get_or_insert(epoch);
+                    }
                 }
                 Change::Finished { seq, .. } => {
                     // An error only says that nobody waits.
@@ -150,13 +205,14 @@ impl Machine {
                 _ => {}
             }
         }
-        let (me, since) = (self.me.0, self.owner_since);
+        let (me, since) = (self.me, self.owner_since);
         self.changes.retain(|change| match change {
             Change::Triggered { fence, owner, .. } => {
-                *owner == me
+                *owner == me.0
                     && (since.is_some_and(|epoch| fence.epoch >= epoch)
                         || bugs::on(Bug::ReplayFires))
             }
+            Change::Assigned { node, boot, .. } => (*node, *boot) == me,
             _ => true,
         });
         if !self.changes.is_empty() {
@@ -167,18 +223,32 @@ impl Machine {
 
     /// After a jump over part of the log: what is open here and was never handed out.
     fn hand_out_all(&mut self) {
-        let owner = self.me.0;
-        let open = self
-            .state
-            .read(|state| state.open_after(owner, None, usize::MAX));
+        let me = self.me;
+        let (open, assigned) = self.state.read(|state| {
+            let mine = state.shards().map(|(_, held)| held);
+            let mine = mine.filter(|held| (held.node, held.boot) == me);
+            (
+                state.open_after(me.0, None, usize::MAX),
+                mine.map(|held| held.epoch).min(),
+            )
+        });
+        // The assignment itself may lie in what was jumped over.
+        self.changes.extend(assigned.map(|epoch| Change::Assigned {
+            node: me.0,
+            boot: me.1,
+            epoch,
+        }));
         self.changes
-            .extend(open.into_iter().map(|(at, seq, fence)| Change::Triggered {
-                seq,
-                fence,
-                at,
-                owner,
+            .extend(open.into_iter().map(|open| Change::Triggered {
+                seq: open.seq,
+                fence: open.fence,
+                at: open.at,
+                owner: me.0,
+                hash: open.hash,
             }));
         self.hand_out();
+        let index = self.applied.map_or(0, |id| id.index());
+        self.folded.assigned.store(index, Ordering::SeqCst);
     }
 
     fn meta(&self) -> Meta {
@@ -245,6 +315,10 @@ impl RaftStateMachine<Types> for Machine {
         let (state, attachment) = installed.await.map_err(io::Error::other)??;
         self.applied = attachment.applied();
         self.members = attachment.members();
+        let term = self.applied.map_or(0, |id| id.committed_leader_id().term);
+        if std::mem::replace(&mut self.term, term) < term {
+            self.rim.new_term(term);
+        }
         let index = state.applied();
         tracing::info!(index, "took in a snapshot");
         let old = self.state.write(|live| std::mem::replace(live, state));
@@ -320,6 +394,11 @@ impl RaftSnapshotBuilder<Types> for Builder {
             snapshot,
         })
     }
+}
+
+fn is_trigger(batch: &Batch) -> bool {
+    let mut events = batch.events.iter();
+    events.any(|event| matches!(event, Event::Trigger(_)))
 }
 
 /// Reads what a snapshot carries for Raft.

@@ -29,7 +29,15 @@ impl Cluster {
     /// # Errors
     /// Says why not, and what to do.
     pub async fn remove(&self, id: NodeId) -> Result<(), String> {
-        self.order(Order::Remove { id }).await?;
+        // Best done with its shards given away; one that cannot be asked loses them with its lease.
+        let drained = self.drain(id, true).await.is_ok();
+        if let Err(why) = self.order(Order::Remove { id }).await {
+            if drained {
+                // In vain only if it is gone, and then nothing is drained.
+                let _ = self.drain(id, false).await;
+            }
+            return Err(why);
+        }
         self.sees(|cluster| !cluster.0.members().contains_key(&id))
             .await;
         Ok(())
@@ -369,6 +377,9 @@ async fn lead(inner: &Inner, raft: &Raft, to: Option<NodeId>) -> Result<Ordered,
         }
         Some(to) if !duties::is_heard(inner, to) => {
             return Err(format!("node {to} does not answer at the moment"));
+        }
+        Some(to) if inner.registry.facts(to).is_some_and(|(f, _)| f.resigns) => {
+            return Err(format!("node {to} is drained, or about to stop"));
         }
         _ => {}
     }

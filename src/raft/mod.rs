@@ -3,7 +3,9 @@
 //! ```text
 //! cluster.rs   what the floors above use: decide, barrier, view, add
 //!   proposer.rs   batches events into entries, on the leader
-//!   duties.rs     what a leader does: owners, triggers (lead.rs), retention, watchdog.rs
+//!   duties.rs     what a leader does: owners.rs (balance.rs), triggers (lead.rs), retention, watchdog.rs
+//!   lease.rs      how long an owner may begin attempts
+//!   operate.rs    another leader, a node without work: as operators ask
 //!   lifecycle.rs  counts the duties, and runs one by hand
 //! machine.rs   entries into the fold, effects to the rim; snapshots.rs, sending.rs, receive.rs
 //! storage.rs   entries into the log
@@ -19,6 +21,7 @@
 
 #[cfg(test)]
 mod alone;
+mod balance;
 mod chance;
 mod cluster;
 mod duties;
@@ -28,6 +31,7 @@ mod gathered;
 mod heartbeat;
 mod inner;
 mod lead;
+mod lease;
 mod lifecycle;
 #[cfg(test)]
 mod lifecycle_tests;
@@ -35,6 +39,8 @@ mod machine;
 mod margin;
 mod members;
 mod network;
+mod operate;
+mod owners;
 mod peer;
 mod proposer;
 mod receive;

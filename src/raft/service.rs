@@ -12,10 +12,12 @@ use super::receive::Received;
 use super::runner::blocking;
 use super::snapshots::SnapshotData;
 use super::types::Raft;
+use super::watchdog;
 use super::wire::{
-    self, Chunk, Chunked, Join, Ordered, Ping, Propose, Release, Status, Verdict, Withdraw,
+    self, Chunk, Chunked, Join, Ordered, Ping, Propose, Status, Verdict, Withdraw,
 };
 use crate::model::{Batch, NodeId, decode, encode};
+use crate::state::Release;
 
 /// Answers peers.
 pub(crate) struct Service(pub(crate) Arc<Inner>);
@@ -53,7 +55,7 @@ impl Handler for Service {
                 wire::STATUS => Ok(encode(&self.status())),
                 wire::JOIN => self.join(&body).await,
                 _ if !member => Err("this node is not in that cluster (yet)".into()),
-                wire::PING => Ok(self.ping(hello.from)),
+                wire::PING => self.ping(hello.from, &body),
                 _ => self.answer(kind, body).await,
             };
             if let Err(e) = &answered {
@@ -105,14 +107,17 @@ impl Service {
             }
             wire::VOTE => {
                 let request = wire::read_vote_request(&body).map_err(text)?;
+                self.may_vote(request.leadership_transfer)?;
                 Ok(wire::vote_response(&raft.vote(request).await.map_err(text)?).to_vec())
             }
             wire::PRE_VOTE => {
                 let request = wire::read_vote_request(&body).map_err(text)?;
+                self.may_vote(false)?;
                 Ok(wire::vote_response(&raft.pre_vote(request).await.map_err(text)?).to_vec())
             }
             wire::TRANSFER => {
                 let request = wire::read_transfer_request(&body).map_err(text)?;
+                self.0.refuse_votes();
                 raft.handle_transfer_leader(request)
                     .await
                     .map_err(text)?
@@ -125,8 +130,8 @@ impl Service {
             wire::BARRIER => self.barrier(raft).await,
             wire::WITHDRAW => self.withdraw(&body).await,
             wire::RELEASE => {
-                let Release { epoch } = decode(&body).map_err(text)?;
-                Ok(encode(&(self.0.rim.release(epoch) as u64)))
+                let release: Release = decode(&body).map_err(text)?;
+                Ok(encode(&self.0.rim.release(&release)))
             }
             wire::ORDER => {
                 let order = decode(&body).map_err(text)?;
@@ -139,18 +144,43 @@ impl Service {
                 let answer = ran.map_err(|busy| !matches!(busy, Busy::NoLeader));
                 Ok(encode::<wire::Told>(&answer))
             }
+            wire::DRAIN => {
+                let drain = decode(&body).map_err(text)?;
+                let drained = Cluster(self.0.clone()).drain_here(drain).await;
+                Ok(encode::<wire::Asked>(&drained))
+            }
+            wire::LOOK => {
+                let looked = watchdog::look_here(&Cluster(self.0.clone())).await;
+                let told = looked.map(|h| (h.examined, h.handled));
+                let told = told.map_err(|busy| !matches!(busy, Busy::NoLeader));
+                Ok(encode::<wire::Looked>(&told))
+            }
             _ => Err(format!("request kind {kind} is unknown here")),
         }
     }
 
-    fn ping(&self, from: NodeId) -> Vec<u8> {
+    fn ping(&self, from: NodeId, body: &[u8]) -> Answered {
+        let Ping { facts, asks, .. } = decode(body).map_err(text)?;
+        let granted = self.0.grant(facts, asks);
         let leads = self.0.raft().and_then(|raft| raft.as_leader().ok());
         let removed = leads.filter(|_| !self.0.members().contains_key(&from));
-        encode(&Ping {
+        Ok(encode(&Ping {
             facts: self.0.facts(false),
             removed_in: removed.map_or(0, |leader| leader.leader_id().term),
             wall_us: self.0.clock.raw_us(),
-        })
+            asks: false,
+            lease_age_us: granted.map(|age| age.as_micros() as u64),
+        }))
+    }
+
+    /// A vote must not bring about a leader that believes leases to be over that are not.
+    fn may_vote(&self, transfer: bool) -> Result<(), String> {
+        match !transfer && self.0.refuses_votes(self.0.clock.steady()) {
+            true => {
+                Err("this node has just started, or seen the lead handed over: no vote yet".into())
+            }
+            false => Ok(()),
+        }
     }
 
     async fn snapshot(&self, raft: &Raft, body: &[u8]) -> Answered {

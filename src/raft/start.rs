@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -13,6 +14,7 @@ use super::cluster::Cluster;
 use super::folder::Folder;
 use super::form::{Candidate, Formed, Origin, form};
 use super::inner::{Inner, Retention};
+use super::lease::Leases;
 use super::machine::{Folded, Machine};
 use super::network::Factory;
 use super::peer::{Listener, Network, Peers, Secret, Self_};
@@ -30,7 +32,7 @@ use super::types::{Member, Raft};
 use super::upkeep::Cadence;
 use super::view::Registry;
 use super::watchdog::Watch;
-use super::{duties, heartbeat, peer, upkeep};
+use super::{duties, heartbeat, operate, peer, upkeep};
 use crate::log::{Identity, LogFault, LogStore};
 use crate::model::{Clock, NodeId};
 use crate::state::Shared;
@@ -59,6 +61,8 @@ pub struct Options {
     pub cadence: Cadence,
     pub scrub: ScrubPace,
     pub watch: Watch,
+    /// A node that was not heard for so long is listed as dead.
+    pub node_timeout: Duration,
     pub clock: Arc<dyn Clock>,
     /// Called when the node must stop; it does not come back.
     pub fault: Arc<dyn Fn(String) + Send + Sync>,
@@ -118,9 +122,14 @@ pub async fn start(
     }
     let rim = rim(machine.state());
     machine.set_rim(rim.clone());
+    let opened_at = options.log.bounds().last.map_or(0, |at| at.index);
+    machine.measure(opened_at, options.clock.clone());
     let new = options.log.bounds().last.is_none() && machine.is_new();
     let secret = Secret::new(options.secret.as_deref());
     let (inner, listener, origin) = build(options, &machine, folded, snapshots, rim, &secret);
+    if !new {
+        inner.refuse_votes();
+    }
     let service = Arc::new(Service(inner.clone()));
     tasks.spawn(peer::serve(listener, service, secret, inner.stop.clone()));
 
@@ -186,6 +195,12 @@ fn build(
         peers: Arc::new(Peers::new(me, secret.clone(), options.network)),
         proposer: Arc::new(proposer),
         registry: Registry::default(),
+        leases: Leases::default(),
+        votes_from_us: AtomicU64::new(0),
+        leaving: AtomicBool::new(false),
+        drained: AtomicBool::new(false),
+        node_timeout: options.node_timeout,
+        beat: Notify::new(),
         rim,
         snapshots,
         sending: Sending::new(options.clock.clone()),
@@ -273,13 +288,23 @@ async fn run_raft(inner: &Inner, machine: Machine) -> Result<Raft, StartError> {
 }
 
 impl Running {
-    /// Gives the lead away, if this node has it, and stands for no election any more. Returns
-    /// when another leader is known, or after `within`.
+    /// Gives its shards away, and then the lead, if this node has it; it stands for no election
+    /// any more. Returns when others have them, or after `within` for each. What it has begun goes
+    /// on here.
     pub async fn hand_over(&self, within: Duration) {
         let inner = &self.cluster.0;
         let Some(raft) = inner.raft() else { return };
         raft.runtime_config().elect(false);
-        if inner.leader() != Some(inner.node) || inner.voters().len() < 2 {
+        if inner.voters().iter().all(|id| *id == inner.node) {
+            return;
+        }
+        if tokio::time::timeout(within, operate::resign(inner))
+            .await
+            .is_err()
+        {
+            tracing::warn!("nobody took the shards in time");
+        }
+        if inner.leader() != Some(inner.node) {
             return;
         }
         if !duties::hand_over(inner, raft).await {

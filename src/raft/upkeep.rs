@@ -72,7 +72,8 @@ impl Default for Cadence {
     }
 }
 
-/// Renews the dispatch lease from what Raft knows of its quorum. Nothing is renewed while the
+/// On the leader, renews its own dispatch lease and notes what it may grant to others, from what
+/// Raft knows of its quorum. Nothing is renewed while the
 /// clock of this node is off, nor from an acknowledgement older than a suspension.
 pub(crate) async fn leases(inner: Arc<Inner>, raft: Raft) {
     let mut ticks = tokio::time::interval(inner.timing.owner_lease() / LOOKS_PER_LEASE);
@@ -97,7 +98,9 @@ pub(crate) async fn leases(inner: Arc<Inner>, raft: Raft) {
             continue;
         }
         if let Some(age) = quorum_age(&inner, &raft) {
-            inner.rim.renew_lease(steady.saturating_sub(age));
+            let contact = steady.saturating_sub(age);
+            inner.leases.quorum(contact);
+            inner.rim.renew_lease(contact);
         }
     }
 }

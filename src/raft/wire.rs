@@ -13,7 +13,7 @@ use super::types::{
 };
 use super::view::Facts;
 use crate::log;
-use crate::model::{CodecError, Epoch, Fence, NodeId, Outcome, Seq, decode, encode};
+use crate::model::{CodecError, Fence, NodeId, Outcome, Seq, decode, encode};
 
 /// Declares the kinds of requests in one place.
 macro_rules! kinds {
@@ -36,6 +36,8 @@ kinds! {
     JOIN = 24,
     ORDER = 25,
     DUTY = 30,
+    LOOK = 31,
+    DRAIN = 33,
 }
 
 /// What a node says of itself before there is a cluster.
@@ -77,6 +79,10 @@ pub(crate) struct Ping {
     pub(crate) removed_in: u64,
     /// The sender's wall clock, µs.
     pub(crate) wall_us: u64,
+    /// In a call: the sender asks for a dispatch lease.
+    pub(crate) asks: bool,
+    /// In an answer: it has one, by a quorum that the leader knew of so many µs ago.
+    pub(crate) lease_age_us: Option<u64>,
 }
 
 /// Events on their way to the leader.
@@ -109,12 +115,6 @@ pub(crate) struct Withdraw {
     pub(crate) fence: Fence,
     /// An encoded `Batch` of one event.
     pub(crate) event: Vec<u8>,
-}
-
-/// Asks a former owner to let go.
-#[derive(Clone, Copy, Debug, Encode, Decode)]
-pub(crate) struct Release {
-    pub(crate) epoch: Epoch,
 }
 
 /// Asks the leader to take a node in.
@@ -257,6 +257,12 @@ pub(crate) fn read_transfer_request(
 /// How a duty that was asked for went; an error says whether something may have happened.
 pub(crate) type Told = Result<Ran, bool>;
 
+/// What became of what an operator asked for; an error says why not.
+pub(crate) type Asked = Result<(), String>;
+
+/// How a node's own look for lost attempts went: how many it examined and handed out.
+pub(crate) type Looked = Result<(u64, u64), bool>;
+
 /// A piece of a snapshot on its way.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct Chunk {
@@ -305,6 +311,6 @@ pub(crate) fn read_anything(bytes: &[u8]) {
     let _ = decode::<Propose>(bytes);
     let _ = decode::<Verdict>(bytes);
     let _ = decode::<Withdraw>(bytes);
-    let _ = decode::<Release>(bytes);
+    let _ = decode::<crate::state::Release>(bytes);
     let _ = decode::<Join>(bytes);
 }

@@ -10,7 +10,7 @@
 //!                                         │
 //!              tasks.rs   submit, cancel, change, run, complete
 //!              attempts.rs trigger, started, accepted, done, failed, deadlines
-//!              owners.rs  assign   retention.rs  retire, past.rs  what stays   progress.rs  how far
+//!              owners.rs  assign, again   retention.rs  retire, past.rs  what stays   progress.rs  how far
 //! ```
 //!
 //! Everything goes through `table::Table`, the one place where a record changes: it keeps the
@@ -58,7 +58,7 @@ pub use checkpoint::{Checkpoint, Imaged, Loaded};
 pub use hash::StateHash;
 pub use label::Label;
 pub use layer::{Cell, Layer, Place};
-pub use owners::Open;
+pub use owners::{Open, Release};
 pub use past::{History, Past, PastSize, past_surplus, walk_histories};
 pub use progress::Committed;
 pub use read::{Dispatch, Filter, Listing, Page};
@@ -197,11 +197,11 @@ impl State {
                 }
                 Event::Assign(e) => {
                     let total = self.shard_total();
-                    if e.lost.is_empty() {
-                        self.table
-                            .warm_open(|hash| e.shards.contains(&Shard::of(hash, total)))?;
-                    }
-                    let mut lost = e.lost.iter();
+                    self.table
+                        .warm_open(|hash| e.shards.contains(&Shard::of(hash, total)))?;
+                }
+                Event::Again(e) => {
+                    let mut lost = e.attempts.iter();
                     lost.try_for_each(|(seq, _)| self.table.warm_seq(*seq))?;
                 }
             }
@@ -258,6 +258,7 @@ impl State {
             Event::Done(e) => self.done(entry, e),
             Event::Failed(e) => self.failed(entry, e),
             Event::Assign(e) => self.assign(entry, &e),
+            Event::Again(e) => self.again(entry, &e),
             Event::Retire(e) => self.retire(&e),
         }
     }
@@ -267,8 +268,8 @@ impl State {
         let Some(task) = self.table.task(seq) else {
             return;
         };
-        let shard = task.shard(self.core.shards.len() as u16);
-        let held = self.ownership(shard);
+        let hash = task.key.hash();
+        let held = self.ownership(Shard::of(hash, self.shard_total()));
         let old = task.fence;
         if task.stage.is_open() {
             self.changes.push(Change::Closed { seq, fence: old });
@@ -306,6 +307,7 @@ impl State {
             fence,
             at,
             owner: held.node,
+            hash,
         });
     }
 

@@ -2,14 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use super::label::Label;
 #[cfg(test)]
 use super::layer::Layer;
 use super::table::{Known, Table};
-use super::{State, StoreFault};
+use super::{Open, State, StoreFault};
 use crate::bugs::{self, Bug};
 use crate::model::limits::PAGE_EXAMINED_MAX;
 use crate::model::{Fence, Key, NodeId, Row, Seq, Spec, Stage, Task, Time};
@@ -182,18 +181,8 @@ impl State {
 
     /// Open attempts of a node that have not been reported as started, after a place in
     /// (instant, seq) order: for a queue that had overflowed.
-    pub fn open_after(
-        &self,
-        node: NodeId,
-        after: Option<(Time, Seq)>,
-        limit: usize,
-    ) -> Vec<(Time, Seq, Fence)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let open = self.table.open().range((from, Bound::Unbounded));
-        open.filter(|(_, open)| open.owner == node && !open.started)
-            .take(limit)
-            .map(|((at, seq), open)| (*at, *seq, open.fence))
-            .collect()
+    pub fn open_after(&self, node: NodeId, after: Option<(Time, Seq)>, limit: usize) -> Vec<Open> {
+        self.open_of(node, after).take(limit).collect()
     }
 
     /// A task by its key.

@@ -37,7 +37,7 @@ fn each_path_asks_for_its_credential() {
         ("POST", "/v1/cluster/nodes"),
         ("DELETE", "/v1/cluster/nodes/1"),
         ("POST", "/v1/cluster/nodes/1/replace"),
-        ("POST", "/v1/cluster/leader"),
+        ("POST", "/v1/cluster/lead"),
         ("GET", "/v1/stats"),
         ("POST", "/submit"),
         ("GET", "/uuid"),

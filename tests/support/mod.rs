@@ -8,6 +8,7 @@
 
 pub mod agree;
 pub mod cluster;
+pub mod explained;
 pub mod http;
 pub mod node;
 pub mod receiver;
