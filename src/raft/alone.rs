@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Cadence, Class, Cluster, Directory, Options, Origin, Retention, Rim, Running, ScrubPace, Tcp,
+    Cadence, Class, Cluster, Directory, Options, Origin, Port, Retention, Rim, Running, ScrubPace, Tcp,
     Threads, Timing, Watch, start,
 };
 use crate::log::{EngineKind, Identity, LogStore};

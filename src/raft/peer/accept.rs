@@ -150,6 +150,7 @@ async fn send(
 
 #[cfg(test)]
 mod tests {
+    use super::super::Port;
     use super::*;
     use crate::raft::peer::{CallError, Lane, Peers, Tcp};
 

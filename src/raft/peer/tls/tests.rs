@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
+use super::super::Port;
 use super::*;
 use crate::raft::peer::{
     Answer, CallError, Handler, Hello, Lane, Peers, Secret, Self_, Tcp, serve,
