@@ -151,7 +151,7 @@ impl Inner {
 
     pub fn new_term(&self, term: u64) {
         self.lock().new_term(term);
-        self.due.notify_one();
+        self.due.ring();
     }
 
     pub fn load(&self) -> f64 {

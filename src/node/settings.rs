@@ -605,7 +605,7 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 12] = [
+        let wrong: [(&str, Change); 13] = [
             ("cluster.tls.ca and cluster.tls.key", |s| {
                 s.cluster.tls.cert = Some("c".into())
             }),

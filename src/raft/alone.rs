@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Cadence, Class, Cluster, Directory, Options, Origin, Port, Retention, Rim, Running, ScrubPace, Tcp,
-    Threads, Timing, Watch, start,
+    Cadence, Class, Cluster, Directory, Options, Origin, Port, Retention, Rim, Running, ScrubPace,
+    Tcp, Threads, Timing, Watch, start,
 };
 use crate::log::{EngineKind, Identity, LogStore};
 use crate::model::{

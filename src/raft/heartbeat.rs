@@ -1,10 +1,10 @@
 //! Soft state on heartbeats: clocks, load, state hashes, dispatch leases. None of it is in the log, so that an
 //! idle cluster writes nothing.
 
-use openraft::async_runtime::WatchReceiver;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use openraft::async_runtime::WatchReceiver;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

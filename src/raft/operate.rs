@@ -49,7 +49,10 @@ impl Cluster {
         let member = member.ok_or_else(|| format!("node {node} is not in this cluster"))?;
         let to = (node, member.peer.as_str());
         let (body, within) = (encode(&drain).into(), DRAIN_WITHIN + AND_BACK);
-        let call = self.0.peers.call(to, Lane::Forward, wire::DRAIN, body, within);
+        let call = self
+            .0
+            .peers
+            .call(to, Lane::Forward, wire::DRAIN, body, within);
         let answer = call.await.map_err(|e| e.to_string())?;
         decode::<wire::Asked>(&answer).map_err(|e| e.to_string())?
     }

@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use openraft::Membership;
 
+use super::folder::Directory;
 use super::snapshots::Snapshots;
 use super::types::{Member, Vote, VoteBytes, from_log, log_id, to_log};
 use crate::log::{Identity, Kind, LogStore, Position};
@@ -37,7 +38,7 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 /// # Errors
 /// They cannot be read, or the node never was a member of a cluster.
 pub fn standing(dir: &Path, identity: &Identity, log: &LogStore) -> Result<Standing, Failed> {
-    let (_, stored) = Snapshots::open(dir.join("state"))?.state()?;
+    let (_, stored) = Snapshots::open(Arc::new(Directory::open(dir.join("state"))?))?.state()?;
     let mut members = stored.members().membership().clone();
     let bounds = log.bounds();
     let mut next = bounds.purged.map_or(0, |purged| purged.index + 1);

@@ -13,9 +13,7 @@ use super::runner::blocking;
 use super::snapshots::SnapshotData;
 use super::types::Raft;
 use super::watchdog;
-use super::wire::{
-    self, Chunk, Chunked, Join, Ordered, Ping, Propose, Status, Verdict, Withdraw,
-};
+use super::wire::{self, Chunk, Chunked, Join, Ordered, Ping, Propose, Status, Verdict, Withdraw};
 use crate::model::{Batch, NodeId, decode, encode};
 use crate::state::Release;
 

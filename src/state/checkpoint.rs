@@ -68,7 +68,7 @@ impl State {
         state.core = saved.core;
         state.hashes = saved.hashes.into();
         if bugs::on(Bug::WheelNotRebuilt) {
-            state.table.horizon = u32::MAX;
+            state.table.horizon = Some((Time(u64::MAX), Seq(u64::MAX)));
         }
         state.table.counts = saved.counts;
         state.table.hash = saved.hash;
