@@ -164,6 +164,7 @@ fn the_power_goes_at_every_point() {
     let (mut crashed, mut ledger) = (BTreeSet::new(), Ledger::default());
     run_all(plans.collect(), jobs, |outcome| {
         must_hold(&outcome);
+        println!("operation {}: {:?}", outcome.seed, outcome.ledger.crashes);
         crashed.extend(outcome.ledger.crashes.keys().copied());
         ledger.add(&outcome.ledger);
     });
