@@ -55,6 +55,8 @@ pub struct Site {
     pub wires: Wires,
     pub sink: Sink,
     pub dir: PathBuf,
+    /// A sync of a log does nothing.
+    pub disks_lie: bool,
 }
 
 /// A point at which the power goes: so many operations of the disk into a step.
@@ -437,6 +439,7 @@ async fn process(
             period: Span::seconds(2),
             after: Span::seconds(8),
         },
+        node_timeout: Duration::from_secs(30),
         clock: clock.clone(),
         fault: Arc::new(move |why| {
             lock(&told.fault).get_or_insert(why);
@@ -474,6 +477,9 @@ fn open_log(
 ) -> Result<LogStore, LogFault> {
     let (shared, disks) = (shared.clone(), disks.clone());
     let engine = disks.engine()?;
+    if shared.site.disks_lie {
+        disks.each().iter().for_each(|disk| disk.sync_is_noop());
+    }
     let is_new = engine.ends()?.is_none();
     let for_engine = shared.clone();
     let told = move |step: &'static str| for_engine.begins(step, &disks);

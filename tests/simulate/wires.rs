@@ -36,6 +36,8 @@ struct Pipe {
     queue: VecDeque<(u64, Vec<u8>)>,
     under_way: usize,
     last_us: u64,
+    /// Ends of the connection that are gone.
+    dropped: u8,
     /// After what is in the queue there is nothing more.
     ended: bool,
     /// It broke: both sides find that out.
@@ -218,6 +220,7 @@ impl State {
             queue: VecDeque::new(),
             under_way: 0,
             last_us: 0,
+            dropped: 0,
             ended: false,
             broken: false,
             silent: false,
@@ -308,17 +311,24 @@ impl Drop for End {
             let Some(pipe) = state.pipes.get_mut(&id) else {
                 continue;
             };
-            let was_ended = std::mem::replace(&mut pipe.ended, true);
+            pipe.dropped += 1;
+            if pipe.dropped == 2 {
+                state.pipes.remove(&id);
+                continue;
+            }
+            // Nobody hears it of a machine without power, and of one that was killed all have
+            // heard: in which order a runtime drops its tasks must not matter to others.
+            if pipe.silent || pipe.broken {
+                continue;
+            }
             if id == self.reads {
-                pipe.broken |= !was_ended;
+                pipe.broken = true;
             } else {
                 // The end travels like bytes.
+                pipe.ended = true;
                 pipe.queue.push_back((pipe.last_us.max(now_us), Vec::new()));
             }
             pipe.wake_all();
-            if was_ended {
-                state.pipes.remove(&id);
-            }
         }
     }
 }
