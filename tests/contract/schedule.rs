@@ -42,6 +42,7 @@ fn the_next_times_and_what_the_clocks_do_to_them() {
         json!({ "at": "2027-03-28T01:00:00.000Z", "local": "2027-03-28T03:00:00+02:00[Europe/Berlin]" })
     );
     assert_eq!(after["dst"], json!({ "gap": "after", "overlap": "twice" }));
+    assert_eq!(after["dialects"], json!(["unix"]));
     assert_eq!(after["jumps"][0]["effect"], "moved_to_end");
     assert_eq!(after["jumps"][1]["effect"], "fires_twice");
 }
