@@ -27,6 +27,7 @@ mod contract {
     mod log;
     mod old;
     mod past;
+    mod schedule;
     mod served;
     mod stages;
     mod submit;

@@ -76,7 +76,8 @@ pub fn compare(old: &Plan, new: &Plan, from: Time, until: Time) -> Difference {
         match order {
             Ordering::Equal => {
                 found.same += 1;
-                (olds.next(), news.next());
+                olds.next();
+                news.next();
             }
             Ordering::Less => {
                 let at = olds.next().unwrap_or(from);

@@ -275,7 +275,7 @@ fn days(
             .list()
             .try_for_each(|item| days.take_weekday(&item))?,
     }
-    days.rule = match (days.restricts_dates(), days.restricts_weekdays(), dialect) {
+    days.rule = match (restricts(&day), restricts(&weekday), dialect) {
         (false, false, _) => Rule::Every,
         (true, false, _) => Rule::ByDate,
         (false, true, _) => Rule::ByWeekday,
@@ -285,6 +285,12 @@ fn days(
         }
     };
     Ok(days)
+}
+
+/// Whether a field of days counts as one that restricts: by how it is written, as POSIX has it, so
+/// that `1-31` does although it leaves nothing out.
+fn restricts(item: &Item<'_>) -> bool {
+    !matches!(item.text, "*" | "?" | "*/1")
 }
 
 /// What a wall clock shows, for what the calendar covers.

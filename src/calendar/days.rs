@@ -104,16 +104,6 @@ impl Days {
         Ok(())
     }
 
-    /// Whether the day-of-month field leaves some day out.
-    pub fn restricts_dates(&self) -> bool {
-        self.dates != !1
-    }
-
-    /// Whether the day-of-week field leaves some day out.
-    pub fn restricts_weekdays(&self) -> bool {
-        self.weekdays != 0x7f
-    }
-
     /// The days of a month that are meant.
     pub fn of(&self, month: Month) -> DayBits {
         match self.rule {
@@ -127,10 +117,10 @@ impl Days {
     fn by_date(&self, month: Month) -> DayBits {
         let mut days = self.dates & month.all();
         for back in bits(self.from_last) {
-            days |= month.from_last(back).map_or(0, |day| 1 << day);
+            days |= month.counted_back(back).map_or(0, |day| 1 << day);
         }
         for back in bits(self.from_last_workday) {
-            let day = month.from_last(back);
+            let day = month.counted_back(back);
             days |= day.map_or(0, |day| 1 << month.nearest_workday(day));
         }
         for day in bits(self.near_workday & month.all()) {
@@ -194,7 +184,7 @@ impl Month {
         days as u32 & self.all()
     }
 
-    fn from_last(self, back: u32) -> Option<u32> {
+    fn counted_back(self, back: u32) -> Option<u32> {
         self.length.checked_sub(back).filter(|day| *day > 0)
     }
 

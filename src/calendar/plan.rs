@@ -6,7 +6,7 @@ use super::cron::{Cron, Dialect, Wall};
 use super::error::PlanError;
 use super::every::Every;
 use super::exclude::{ExclusionSpec, Exclusions};
-use super::zone::{Dst, Gap, Overlap, Zone};
+use super::zone::{Dst, Gap, Overlap, Stretch, Zone};
 use super::{EXPRESSIONS_MAX, OCCURRENCES_ENUMERATED_MAX, SCHEDULE_JITTER_MAX, YEAR_LAST, spread};
 use crate::model::{Span, Time};
 
@@ -169,7 +169,7 @@ impl Plan {
     /// Refuses a plan of which some part never fires: its author meant something else.
     fn each_rule_fires(&self) -> Result<(), PlanError> {
         for (member, rule) in &self.rules {
-            if self.next_of(rule, self.within.0).is_none() {
+            if self.next_of(rule, self.within.0, &mut None).is_none() {
                 let allowed = "something that fires at least once between start and end, on days that are not excluded";
                 return Err(PlanError::of(member, "what never fires", allowed));
             }
@@ -196,7 +196,7 @@ impl Plan {
         let next = self
             .rules
             .iter()
-            .filter_map(|(_, rule)| self.next_of(rule, from));
+            .filter_map(|(_, rule)| self.next_of(rule, from, &mut None));
         next.min().map(|at| Time(at as u64))
     }
 
@@ -252,13 +252,16 @@ impl Plan {
     }
 
     /// The first occurrence of one rule at or after an instant, in milliseconds.
-    fn next_of(&self, rule: &Rule, from: i64) -> Option<i64> {
+    ///
+    /// `near` keeps the stretch in which the search ended, where the next one will begin.
+    fn next_of(&self, rule: &Rule, from: i64, near: &mut Option<Stretch>) -> Option<i64> {
         let (start, end) = self.within;
         let from = from.max(start);
         let next = match rule {
             Rule::Cron(cron) => {
                 let second = from.div_euclid(1_000) + i64::from(from % 1_000 != 0);
-                self.next_of_cron(cron, second).map(|second| second * 1_000)
+                let second = self.next_of_cron(cron, second, near);
+                second.map(|second| second * 1_000)
             }
             Rule::Every(every) => self.next_of_every(every, from),
             Rule::At(at) => Some(*at).filter(|at| *at >= from && self.is_free(at / 1_000)),
@@ -286,11 +289,13 @@ impl Plan {
     ///
     /// Between two changes of the offset the wall clock runs straight, so each such stretch is
     /// searched by itself: for what its beginning left out, then for what it shows.
-    fn next_of_cron(&self, cron: &Cron, mut from: i64) -> Option<i64> {
+    fn next_of_cron(&self, cron: &Cron, mut from: i64, near: &mut Option<Stretch>) -> Option<i64> {
         let named = !cron.goes_through_all_hours();
         let until = HORIZON.min(self.within.1 / 1_000 + 1);
         while from < until {
-            let stretch = self.zone.stretch(from);
+            let known = near.filter(|near| (near.start..near.end).contains(&from));
+            let stretch = known.unwrap_or_else(|| self.zone.stretch(from));
+            *near = Some(stretch);
             if named
                 && self.dst.gap == Gap::After
                 && stretch.start >= from
@@ -356,13 +361,23 @@ pub struct Count {
 pub struct Occurrences<'a> {
     plan: &'a Plan,
     /// The next one of each rule.
-    heads: Vec<Option<i64>>,
+    heads: Vec<Head>,
     left: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Head {
+    next: Option<i64>,
+    near: Option<Stretch>,
 }
 
 impl<'a> Occurrences<'a> {
     fn new(plan: &'a Plan, from: i64) -> Occurrences<'a> {
-        let heads = plan.rules.iter().map(|(_, rule)| plan.next_of(rule, from));
+        let heads = plan.rules.iter().map(|(_, rule)| {
+            let mut near = None;
+            let next = plan.next_of(rule, from, &mut near);
+            Head { next, near }
+        });
         Occurrences {
             heads: heads.collect(),
             left: plan.max_runs.unwrap_or(u64::MAX),
@@ -390,10 +405,10 @@ impl Iterator for Occurrences<'_> {
 
     fn next(&mut self) -> Option<Time> {
         self.left = self.left.checked_sub(1)?;
-        let next = self.heads.iter().flatten().min().copied()?;
+        let next = self.heads.iter().filter_map(|head| head.next).min()?;
         for (head, (_, rule)) in self.heads.iter_mut().zip(&self.plan.rules) {
-            if *head == Some(next) {
-                *head = self.plan.next_of(rule, next + 1);
+            if head.next == Some(next) {
+                head.next = self.plan.next_of(rule, next + 1, &mut head.near);
             }
         }
         Some(Time(next as u64))

@@ -101,6 +101,7 @@ fn as_json(plan: &Plan, spec: &PlanSpec, from: Time, fires: &[Time], jumps: &[Ju
         .map(|at| json!({ "at": at, "local": plan.shown(*at) }));
     json!({
         "expressions": spec.crons,
+        "dialects": plan.dialects().collect::<Vec<_>>(),
         "zone": plan.zone(),
         "tz_version": tz_version(),
         "dst": spec.dst,

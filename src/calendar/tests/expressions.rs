@@ -113,14 +113,14 @@ fn unix_takes_either_day_and_quartz_refuses_both() {
         utc("0 0 13 * FRI", "2027-01-05T00:00:00Z", 3),
         ["2027-01-08T00:00", "2027-01-13T00:00", "2027-01-15T00:00"]
     );
-    // What restricts nothing does not count, however it is written.
-    for same in ["0 0 13 * *", "0 0 13 * ?", "0 0 13 * 0-6", "0 0 13 * */1"] {
-        assert_eq!(
-            utc(same, "2027-01-05T00:00:00Z", 2),
-            ["2027-01-13T00:00", "2027-02-13T00:00"],
-            "{same}"
-        );
+    for same in ["0 0 13 * *", "0 0 13 * ?", "0 0 13 * */1"] {
+        let times = utc(same, "2027-01-05T00:00:00Z", 2);
+        assert_eq!(times, ["2027-01-13T00:00", "2027-02-13T00:00"], "{same}");
     }
+    // What is written as a restriction counts as one.
+    let times = utc("0 0 13 * 0-6", "2027-01-05T00:00:00Z", 2);
+    assert_eq!(times, ["2027-01-06T00:00", "2027-01-07T00:00"]);
+    assert!(refusal("0 0 0 1-31 * FRI").contains("or ? there"));
     assert_eq!(
         refusal("0 0 0 13 * FRI"),
         "crons[0], day-of-week field, column 12: found \"FRI\"; \
