@@ -65,7 +65,7 @@ bugs! {
 
     // The fold.
     /// What the fold does follows the order of a hash map, which differs from node to node.
-    HashMapOrder = "hash-map-order",
+    HashedOrder = "hash-map-order",
     /// The fold asks the node's own clock, not the entry.
     OwnClock = "own-clock",
     /// The jitter of a delay is drawn where the log is folded.

@@ -59,7 +59,7 @@ const fn catchers(bug: Bug) -> &'static [Catcher] {
         Bug::CheckpointIndex | Bug::WheelNotRebuilt | Bug::DedupLost => &[STORE, KILLS],
         Bug::SnapshotDropsMarks | Bug::SnapshotDropsHistory => &[SNAPSHOT, SNAPSHOTS],
         Bug::OwnClock | Bug::RandomJitter => &[REPLICAS, QUIET],
-        Bug::HashMapOrder => &[REPLICAS],
+        Bug::HashedOrder => &[REPLICAS],
         Bug::LabelIndexForgotten | Bug::ListSkipsFar => &[LISTS, QUIET],
         Bug::FenceUnchecked => &[EACH_ENTRY, CUTS],
         Bug::OneRetryTooMany
