@@ -106,7 +106,7 @@ bugs! {
     BlindRepeat = "blind-repeat",
     /// A new leader stamps by its own clock, also when the log is ahead of it.
     StampGoesBack = "stamp-goes-back",
-    /// A bulk change goes on to the task behind the last one that its filter names.
+    /// A bulk change reaches one waiting task more, which its filter does not name.
     BulkOneTooMany = "bulk-one-too-many",
 
     // The rim.
