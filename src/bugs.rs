@@ -65,7 +65,7 @@ bugs! {
 
     // The fold.
     /// What the fold does follows the order of a hash map, which differs from node to node.
-    HashMapOrder = "hash-map-order",
+    HashedOrder = "hash-map-order",
     /// The fold asks the node's own clock, not the entry.
     OwnClock = "own-clock",
     /// The jitter of a delay is drawn where the log is folded.
@@ -106,7 +106,7 @@ bugs! {
     BlindRepeat = "blind-repeat",
     /// A new leader stamps by its own clock, also when the log is ahead of it.
     StampGoesBack = "stamp-goes-back",
-    /// A bulk change goes on to the task behind the last one that its filter names.
+    /// A bulk change reaches one waiting task more, which its filter does not name.
     BulkOneTooMany = "bulk-one-too-many",
 
     // The rim.

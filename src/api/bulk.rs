@@ -213,10 +213,13 @@ impl Walk<'_> {
             let (filter, after) = (&self.filter, self.after.as_ref());
             let mut page = cluster.list(filter, after, PIECE)?;
             let next = page.next;
-            if let (true, Some(last)) = (bugs::on(Bug::BulkOneTooMany), page.tasks.last()) {
-                let any = Filter::default();
-                let behind = cluster.list(&any, Some(&last.key), 1)?;
-                page.tasks.extend(behind.tasks);
+            if bugs::on(Bug::BulkOneTooMany) && !page.tasks.is_empty() {
+                let waiting = Filter {
+                    stage: Some(Stage::Scheduled),
+                    ..Filter::default()
+                };
+                let more = cluster.list(&waiting, None, 1)?;
+                page.tasks.extend(more.tasks);
             }
             if let Err(problem) = self.piece(page.tasks).await {
                 // What was done is told; the next request begins with what was not.

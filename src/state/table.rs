@@ -415,7 +415,7 @@ impl Table {
         }
         found.sort_unstable();
         found.dedup();
-        if bugs::on(Bug::HashMapOrder) {
+        if bugs::on(Bug::HashedOrder) {
             bugs::as_hashed(&mut found);
         }
         let more = found.len() > max;
