@@ -296,14 +296,20 @@ fn operators_drain_a_node_and_move_the_lead() {
     cluster_cli(&cluster, leader, &["drain", &drained.to_string(), "--undo"]);
     wait_spread(&cluster, leader, &[1, 2, 3]);
 
+    let from = now_ms() + 2_000;
+    spread(
+        cluster.clients(),
+        &tasks("lead", COUNT, from, 6_000, &receiver.url),
+    );
+    pass_until(from + 1_000);
     let asked = now_ms();
     let view = cluster_cli(&cluster, drained, &["lead", &next.to_string()]);
     let moved = now_ms() - asked;
     assert_eq!(view["leader"], next, "{view}");
-    receiver.wait_tasks(COUNT as usize, seconds(60));
-    wait_all_done(cluster.clients(), COUNT, seconds(20));
+    receiver.wait_tasks(2 * COUNT as usize, seconds(60));
+    wait_all_done(cluster.clients(), 2 * COUNT, seconds(20));
     receiver.assert_never_early();
-    let gap = receiver.longest_gap_ms(asked, from + 8_000);
+    let gap = receiver.longest_gap_ms(asked, from + 6_000);
     let explained = assert_explained(&cluster, &receiver);
     let taken = explained
         .again

@@ -301,9 +301,12 @@ impl Core {
     }
 
     /// See [`super::Executor::knows`].
-    pub fn knows(&self, id: Id, at: Time, steady: Duration) -> bool {
+    pub fn knows(&self, open: &Open, steady: Duration) -> bool {
+        let (id, at) = ((open.seq, open.fence), open.at);
         let behind = |place: &(Time, Seq)| *place <= (at, id.0);
+        // What was let go of is about to be given away, or comes back with the next term.
         self.attempts.knows(id, steady)
+            || self.released.has(id, open.hash)
             || self.missing.iter().chain(&self.reading).any(behind)
             || self.targets.spilled_before((at, id.0))
     }

@@ -144,9 +144,7 @@ impl Inner {
     pub fn knows(&self, open: &[Open]) -> Vec<bool> {
         let steady = self.clock.steady();
         let core = self.lock();
-        open.iter()
-            .map(|open| core.knows((open.seq, open.fence), open.at, steady))
-            .collect()
+        open.iter().map(|open| core.knows(open, steady)).collect()
     }
 
     pub fn new_term(&self, term: u64) {
