@@ -111,10 +111,11 @@ fn every_fault_once() {
     ));
 }
 
-/// With a log that is purged at once: who was away is sent a snapshot.
+/// With a log that is purged at once: who was away is sent a snapshot. And over networks where
+/// packets are really lost, between nodes that show themselves with credentials.
 #[test]
-fn snapshots_under_faults() {
-    fixed("--seconds 15 --seed 2 --nemesis snapshot,kill,pause");
+fn snapshots_and_networks() {
+    fixed("--seconds 1 --seed 2 --nemesis snapshot,netns,kill");
 }
 
 /// What all runs so far add up to.
@@ -122,12 +123,6 @@ fn snapshots_under_faults() {
 #[ignore = "a table for people; see `just jepsen-ledger`"]
 fn sums() {
     print!("{}", sums::Sums::of(&sums::rows()).shown());
-}
-
-/// Packets that are really lost, between nodes that show themselves with credentials.
-#[test]
-fn a_network_of_namespaces() {
-    fixed("--seconds 1 --seed 3 --nemesis netns");
 }
 
 /// As long and with what it is told: `JEPSEN="--minutes 60 --seed 7 --nemesis kill,pause"`.
