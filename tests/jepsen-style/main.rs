@@ -125,6 +125,19 @@ fn sums() {
     print!("{}", sums::Sums::of(&sums::rows()).shown());
 }
 
+/// The checkers again, over a folder that a run left: `JEPSEN_FOLDER=jepsen-runs/7`.
+#[test]
+#[ignore = "judges a folder that it is told"]
+fn again() {
+    let folder = std::env::var("JEPSEN_FOLDER").expect("JEPSEN_FOLDER says which folder");
+    let verdicts = check::check(folder.as_ref());
+    let failed = verdicts.iter().filter(|verdict| !verdict.ok).count();
+    for verdict in verdicts {
+        println!("{} {}: {}", verdict.ok, verdict.name, verdict.text);
+    }
+    assert_eq!(failed, 0, "checkers that found something");
+}
+
 /// As long and with what it is told: `JEPSEN="--minutes 60 --seed 7 --nemesis kill,pause"`.
 #[test]
 #[ignore = "runs for as long as it is told; see `just jepsen`"]
