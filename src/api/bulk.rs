@@ -20,7 +20,7 @@ use super::auth::Principal;
 use super::list::{checked_labels, from_cursor, to_cursor};
 use super::params::Params;
 use super::patch::Patch;
-use super::problem::{INDEX_HEADER, Problem, ProblemView};
+use super::problem::{INDEX_HEADER, Kind, Problem, ProblemView};
 use super::write::json;
 use super::{Api, body};
 use crate::bugs::{self, Bug};
@@ -243,15 +243,17 @@ impl Walk<'_> {
 
     /// Acts on some tasks. On failure `after` is the last one before it.
     async fn piece(&mut self, tasks: Vec<Task>) -> Result<(), Problem> {
-        let results = self.act(&tasks).await;
-        for (task, result) in tasks.into_iter().zip(results) {
-            let mut result = result?;
+        let mut results = self.act(&tasks).await.into_iter();
+        for task in tasks {
+            let Some(mut result) = results.next() else {
+                break;
+            };
             let mut looks = 1;
-            while matches!(result, Fate::Stale) {
+            while matches!(result, Ok(Fate::Stale)) {
                 looks += 1;
-                result = self.again(&task.key, looks).await?;
+                result = self.again(&task.key, looks).await;
             }
-            match result {
+            match result.map_err(|problem| honest(problem, results.as_slice()))? {
                 Fate::Changed(index) => {
                     self.progress.changed += 1;
                     self.index = self.index.max(index);
@@ -365,6 +367,21 @@ fn patch(raw: &RawValue) -> Result<Patch, Problem> {
     body::parse(raw.get().as_bytes())
 }
 
+/// What may be said of a task that failed. A refusal would promise that nothing happened, and the
+/// tasks behind it went to the log together with it.
+fn honest(problem: Problem, behind: &[Result<Fate, Problem>]) -> Problem {
+    let may_have_changed = |result: &Result<Fate, Problem>| match result {
+        // A dry run has no index.
+        Ok(Fate::Changed(index)) => *index > 0,
+        Ok(_) => false,
+        Err(problem) => problem.kind == Kind::Outcome,
+    };
+    match behind.iter().any(may_have_changed) {
+        true => Busy::Unknown.into(),
+        false => problem,
+    }
+}
+
 fn result(answer: Result<Decided, Busy>) -> Result<Fate, Problem> {
     let Decided { index, outcome } = answer?;
     Ok(match outcome {
@@ -416,6 +433,21 @@ mod tests {
         ] {
             assert!(request(bad).is_err(), "{bad}");
         }
+    }
+
+    /// Found by the fault harness, seed 1007: a first task that had changed meanwhile could not be
+    /// looked at again, the leader being gone, and the answer was a 503 although the others of the
+    /// same entry had been changed.
+    #[test]
+    fn a_refusal_is_only_given_when_nothing_behind_it_took_effect() {
+        let gone = || Problem::from(Busy::NoLeader);
+        let after = |behind: Vec<Result<Fate, Problem>>| honest(gone(), &behind).status().as_u16();
+        assert_eq!(after(vec![]), 503);
+        let untouched = [Ok(Fate::Skipped("done")), Ok(Fate::Stale), Err(gone())];
+        assert_eq!(after(untouched.into()), 503);
+        assert_eq!(after(vec![Ok(Fate::Changed(0))]), 503, "a dry run");
+        assert_eq!(after(vec![Ok(Fate::Stale), Ok(Fate::Changed(9))]), 504);
+        assert_eq!(after(vec![Err(Busy::Unknown.into())]), 504);
     }
 
     #[test]

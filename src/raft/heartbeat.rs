@@ -137,6 +137,7 @@ fn judge_clock(inner: &Inner, every: Duration) -> bool {
     };
     inner.skew_us.store(skew, Ordering::Relaxed);
     let skewed = skew.abs() > SKEW_MAX_US;
+    inner.proposer.trust(!skewed);
     if inner.skewed.swap(skewed, Ordering::SeqCst) != skewed {
         match skewed {
             true => tracing::error!(

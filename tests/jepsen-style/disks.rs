@@ -123,8 +123,12 @@ impl Drop for Disk {
 }
 
 fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    said(program, args).map(drop)
+}
+
+fn said(program: &str, args: &[&str]) -> Result<String, String> {
     match Command::new(program).args(args).output() {
-        Ok(out) if out.status.success() => Ok(()),
+        Ok(out) if out.status.success() => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
         Ok(out) => Err(format!(
             "{program}: {}",
             String::from_utf8_lossy(&out.stderr).trim()

@@ -71,7 +71,7 @@ impl Plan {
         let is_long = options.seconds >= LONG_FROM_SECONDS;
         let fits = |kind: &&Kind| has(kind.family) && (is_long || !kind.slow);
         let kinds: Vec<&Kind> = FAULTS.iter().filter(fits).collect();
-        let steps = steps(&mut chance, &kinds, options.seconds * 1_000);
+        let steps = steps(&mut chance, &kinds, options.seconds * 1_000, is_long);
         Plan {
             options,
             settings,
@@ -124,7 +124,7 @@ fn settings(chance: &mut Chance, purges: bool, is_long: bool) -> Vec<(String, St
 
 /// All kinds in random order, again and again, until the time is used up; each at least once,
 /// except that some can happen only once in the life of a cluster.
-fn steps(chance: &mut Chance, kinds: &[&'static Kind], time_ms: u64) -> Vec<Step> {
+fn steps(chance: &mut Chance, kinds: &[&'static Kind], time_ms: u64, is_long: bool) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let mut used_ms = 0;
     while !kinds.is_empty() && (steps.is_empty() || used_ms < time_ms) {
@@ -147,8 +147,8 @@ fn steps(chance: &mut Chance, kinds: &[&'static Kind], time_ms: u64) -> Vec<Step
             let step = Step {
                 kind,
                 with,
-                rest_ms: chance.between(REST_MS.0, REST_MS.1),
-                hold_ms: chance.between(kind.hold_ms.0, kind.hold_ms.1),
+                rest_ms: between(chance, REST_MS, is_long),
+                hold_ms: between(chance, kind.hold_ms, is_long),
                 seed: chance.draw(),
             };
             used_ms += step.rest_ms + step.hold_ms;
@@ -176,6 +176,12 @@ fn any_families(chance: &mut Chance) -> Vec<String> {
         true => any_families(chance),
         false => drawn,
     }
+}
+
+/// A short run keeps to the lower quarter.
+fn between(chance: &mut Chance, (from, to): (u64, u64), is_long: bool) -> u64 {
+    let parts = if is_long { 1 } else { 4 };
+    chance.between(from, from + (to - from) / parts)
 }
 
 fn any_company(chance: &mut Chance, kinds: &[&'static Kind]) -> Option<&'static Kind> {

@@ -12,7 +12,7 @@ use crate::chance::Chance;
 use crate::check;
 use crate::disks::Disk;
 use crate::fault::{Begun, Kind, NETNS, Trouble};
-use crate::heal;
+use crate::heal::{self, READY_WITHIN};
 use crate::machine::Machine;
 use crate::net::Net;
 use crate::options::Options;
@@ -29,8 +29,6 @@ use crate::work::{self, Caller, Crew};
 
 /// A new cluster serves by then.
 const FORMED_WITHIN: Duration = seconds(60);
-/// After a fault the cluster is given so long before the next one; it need not use it.
-const SETTLED_WITHIN: Duration = seconds(12);
 const STOPPED_WITHIN: Duration = seconds(30);
 /// Of each kind of operation at least so many must have been answered well.
 const ANSWERED_MIN: u64 = 3;
@@ -161,8 +159,18 @@ fn disturb(site: &mut Site, plan: &Plan, faults: &Faults) -> Done {
     let mut done = Done::default();
     for step in &plan.steps {
         site.pass(Duration::from_millis(step.rest_ms), &[]);
-        // Each fault meets a cluster that works; what does not recover shows at the end.
-        site.wait(SETTLED_WITHIN, |site| site.is_ready().then_some(()));
+        // Each fault meets a cluster that works.
+        if site
+            .wait(READY_WITHIN, |site| site.is_ready().then_some(()))
+            .is_none()
+        {
+            let late = format!(
+                "I-32: before {}: not ready {READY_WITHIN:?} after the last fault ended",
+                step.kind.name()
+            );
+            println!("    {late}");
+            done.failed.push(late);
+        }
         let mut chance = Chance::new(step.seed);
         let half = Duration::from_millis(step.hold_ms / 2);
         let Some(main) = begin(site, step.kind, &mut chance, faults, &mut done) else {

@@ -80,6 +80,8 @@ struct Ends {
 #[derive(Default)]
 pub struct Sums {
     runs: u64,
+    /// Rows from before commits were written down: not counted at all.
+    nameless: u64,
     failed: Vec<String>,
     seeds: BTreeSet<u64>,
     seconds: u64,
@@ -95,8 +97,11 @@ impl Sums {
         let mut sums = Sums::default();
         let number = |value: &Value| value.as_u64().unwrap_or(0);
         for row in rows {
+            let Some(commit) = row["commit"].as_str() else {
+                sums.nameless += 1;
+                continue;
+            };
             sums.runs += 1;
-            let commit = row["commit"].as_str().unwrap_or("not written down");
             if row["ok"] != true {
                 let became = row["became"].as_str().unwrap_or("not looked into yet");
                 sums.failed.push(format!(
@@ -152,6 +157,13 @@ impl Sums {
         for (commit, runs) in &self.commits {
             let _ = writeln!(text, "| {commit} | {runs} |");
         }
+        if self.nameless > 0 {
+            let _ = writeln!(
+                text,
+                "\nNot counted: {} rows that do not say which commit they are of.",
+                self.nameless
+            );
+        }
         for failed in &self.failed {
             let _ = writeln!(text, "\nFailed: {failed}");
         }
@@ -181,6 +193,9 @@ fn the_ledger_adds_up_what_held_and_names_what_failed() {
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
-    let few = Sums::of(&[row(1, true)]).shown();
+    let mut nameless = row(4, true);
+    nameless["commit"] = Value::Null;
+    let few = Sums::of(&[row(1, true), nameless]).shown();
+    assert!(few.contains("0.50 hours") && few.contains("Not counted: 1 rows"));
     assert!(few.contains("kill/one | 15 (too few)") && few.contains("submit (too few)"));
 }

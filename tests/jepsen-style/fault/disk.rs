@@ -1,13 +1,18 @@
 //! Disks that are full, stand still, fail, or lose power. See `disks.rs`.
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use serde_json::json;
 use std::fs::File;
-use std::io::Write;
 
 use super::{Begun, Trouble};
 use crate::chance::Chance;
 use crate::disks::Disk;
 use crate::site::Site;
+
+/// What a full disk is filled with, bytes.
+const LARGEST: u64 = 64 << 20;
+const SMALLEST: u64 = 1 << 10;
 
 /// The disk of a node.
 fn disk(site: &mut Site, node: u64) -> Result<&mut Disk, Trouble> {
@@ -24,16 +29,14 @@ pub fn full(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
     let victim = site.victim(chance);
     let filler = disk(site, victim)?.path().join("filler");
     let failed = |e: std::io::Error| Trouble::Failed(e.to_string());
-    let mut file = File::create(&filler).map_err(failed)?;
-    let mut piece = vec![7; 1 << 16];
+    let file = File::create(&filler).map_err(failed)?;
+    let (mut at, mut piece) = (0, LARGEST);
     // Large pieces first, then what still fits.
-    while !piece.is_empty() {
-        match file.write(&piece) {
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
-                piece.truncate(piece.len() / 2);
-            }
-            Err(error) => return Err(failed(error)),
+    while piece >= SMALLEST {
+        match fallocate(&file, FallocateFlags::empty(), at, piece) {
+            Ok(()) => at += piece,
+            Err(Errno::NOSPC) => piece /= 2,
+            Err(error) => return Err(failed(error.into())),
         }
     }
     let filled = file.metadata().map_err(failed)?.len();
