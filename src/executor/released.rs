@@ -17,11 +17,17 @@ pub(super) struct Released {
     /// By the total that a shard is one of, and the shard: the last epoch, and the term of the
     /// leader that asked.
     totals: BTreeMap<u16, HashMap<Shard, (Epoch, u64)>>,
+    /// The term that the log has reached.
+    term: u64,
 }
 
 impl Released {
-    /// Notes a promise.
+    /// Notes a promise; none to a leader of an older term, which has slept and does not know it:
+    /// nothing that it proposes comes into the log any more, and nobody would take the promise back.
     pub fn add(&mut self, release: &Release) {
+        if release.term < self.term {
+            return;
+        }
         let shards = self.totals.entry(release.total).or_default();
         for shard in &release.shards {
             let promise = shards.entry(*shard).or_default();
@@ -40,6 +46,7 @@ impl Released {
     /// The log has an entry of this term: what older leaders asked for is void, unless their event
     /// came before. Says whether there was anything.
     pub fn forget_before(&mut self, term: u64) -> bool {
+        self.term = self.term.max(term);
         let mut forgotten = false;
         self.totals.retain(|_, shards| {
             let before = shards.len();
@@ -75,5 +82,23 @@ mod tests {
         assert!(!released.has(id(7), 6), "another shard");
         assert!(!released.forget_before(3) && released.has(id(7), 5));
         assert!(released.forget_before(4) && !released.has(id(7), 5));
+    }
+
+    /// A leader that was stopped for eight seconds asked the others to let go, a term too late, and
+    /// what they held fell due in vain until the next term.
+    #[test]
+    fn a_leader_of_an_older_term_is_promised_nothing() {
+        let mut released = Released::default();
+        released.forget_before(4);
+        let release = |term| Release {
+            term,
+            total: 64,
+            shards: vec![Shard(5)],
+            epoch: Epoch(7),
+        };
+        released.add(&release(3));
+        assert!(!released.has(id(7), 5));
+        released.add(&release(4));
+        assert!(released.has(id(7), 5));
     }
 }

@@ -120,6 +120,7 @@ impl Machine {
 
     /// Who acts on effects from now on.
     pub(crate) fn set_rim(&mut self, rim: Arc<dyn Rim>) {
+        rim.new_term(self.term);
         self.rim = rim;
     }
 
