@@ -3,7 +3,7 @@
 use futures::FutureExt;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
-use openraft::network::{RPCOption, RaftNetworkFactory};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -25,6 +25,9 @@ use crate::model::{CodecError, NodeId, decode, encode};
 const CHUNK_BYTES: usize = 1 << 20;
 /// One piece must be through by then, installation of the last included.
 pub(crate) const CHUNK_WITHIN: Duration = Duration::from_secs(30);
+
+/// A follower that could not be reached is tried again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Makes connections to peers for openraft.
 #[derive(Clone)]
@@ -199,6 +202,11 @@ impl RaftNetworkV2<Types> for Peer {
                 RPCError::RemoteError(e) => match e.source {},
             }),
         }
+    }
+
+    /// A follower that comes back is not kept waiting: a try costs one small frame.
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(RETRY_AFTER)))
     }
 
     async fn transfer_leader(
