@@ -27,7 +27,7 @@ use crate::model::{Again, Assign, Boot, Fence, NodeId, Seq, Shard, decode, encod
 use crate::state::{Ownership, Release};
 
 /// So often the leader looks while the dispatch lease lasts.
-const LOOKS_PER_LEASE: u32 = 10;
+const LOOKS_PER_LEASE: u32 = 5;
 /// A node that is further behind the log than this is given nothing more.
 const BEHIND_MAX: u64 = 10_000;
 
