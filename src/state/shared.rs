@@ -1,7 +1,8 @@
 //! The state behind a lock that is held briefly.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::read::{Filter, Listing, Page};
 use super::{State, StoreFault};
@@ -13,25 +14,36 @@ pub struct Shared(Arc<Inner>);
 
 struct Inner {
     state: Mutex<State>,
-    /// How many wait to write. The lock is not fair: who gives it up and takes it again at once
-    /// gets it again, and these would starve.
-    writers: AtomicUsize,
+    /// How many wait for the lock. It is not fair: who gives it up and takes it again at once gets
+    /// it again, and these would starve.
+    waiting: AtomicUsize,
+    /// Somebody has given it up.
+    given_up: Condvar,
 }
+
+/// A long reader lets others in for so long at most, and then goes on.
+const TURN_MAX: Duration = Duration::from_millis(5);
 
 impl Shared {
     pub fn new(state: State) -> Shared {
         Shared(Arc::new(Inner {
             state: Mutex::new(state),
-            writers: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            given_up: Condvar::new(),
         }))
     }
 
     /// Reads. Keep it short: the fold waits meanwhile.
     pub fn read<T>(&self, f: impl FnOnce(&State) -> T) -> T {
-        f(&self.lock())
+        self.with(|state| f(state))
     }
 
-    /// One page of tasks behind a key, in slices between which the fold goes on.
+    /// Folds, loads or drops: for whoever owns the log's order.
+    pub fn write<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        self.with(f)
+    }
+
+    /// One page of tasks behind a key, in slices between which the fold and other readers go on.
     ///
     /// # Errors
     /// The store cannot be read; the node must stop.
@@ -42,25 +54,31 @@ impl Shared {
         limit: usize,
     ) -> Result<Page, StoreFault> {
         let mut listing = Listing::new(filter, after, limit);
-        while !self.read(|state| state.list_slice(&mut listing))? {
-            while self.0.writers.load(Ordering::Relaxed) > 0 {
-                std::thread::yield_now();
-            }
+        let mut state = self.lock();
+        while !state.list_slice(&mut listing)? {
+            let others = |_: &mut State| self.0.waiting.load(Ordering::Relaxed) > 0;
+            let turn = self.0.given_up.wait_timeout_while(state, TURN_MAX, others);
+            state = turn.unwrap_or_else(PoisonError::into_inner).0;
         }
+        drop(state);
+        self.0.given_up.notify_one();
         Ok(listing.into_page())
     }
 
-    /// Folds, loads or drops: for whoever owns the log's order.
-    pub fn write<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        self.0.writers.fetch_add(1, Ordering::Relaxed);
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
-        self.0.writers.fetch_sub(1, Ordering::Relaxed);
-        f(&mut state)
+        let done = f(&mut state);
+        drop(state);
+        self.0.given_up.notify_one();
+        done
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.waiting.fetch_add(1, Ordering::Relaxed);
         // A panic while folding is a fault that ends the process; until it does, readers see the
         // state as it was left.
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        state
     }
 }
