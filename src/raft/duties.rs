@@ -18,6 +18,7 @@ use super::wire::Verdict;
 use crate::model::limits::{RETIRE_MAX, TRIGGER_MAX};
 use crate::model::{Event, NodeId, Outcome, Retire, Span, Time, Trigger};
 use crate::state::past_surplus;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::Notify;
 
@@ -30,8 +31,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) async fn run(inner: Arc<Inner>, raft: Raft) {
     let mut metrics = raft.server_metrics();
     loop {
-        if let Ok(leader) = raft.as_leader() {
-            let term = leader.leader_id().term;
+        let led = raft.as_leader().map(|leader| leader.leader_id().term);
+        if let Some(term) = led.ok().filter(|term| leads(&raft, *term)) {
             tokio::select! {
                 () = inner.stop.cancelled() => {}
                 () = lead(&inner, &raft, term) => {}
@@ -83,14 +84,33 @@ async fn triggers(inner: &Inner, raft: &Raft, term: u64) {
     }
 }
 
+/// A leader that was started again has the vote of its last term still, and leads nobody: its state
+/// tells.
 pub(super) fn leads(raft: &Raft, term: u64) -> bool {
-    raft.as_leader()
-        .is_ok_and(|leader| leader.leader_id().term == term)
+    let metrics = raft.server_metrics();
+    let leads = metrics.borrow_watched().state == ServerState::Leader;
+    leads
+        && raft
+            .as_leader()
+            .is_ok_and(|leader| leader.leader_id().term == term)
+}
+
+/// A leader hears a majority, and yet nothing of its term has come into the log for so long: it
+/// stands for election again.
+///
+/// Its streams of entries have fallen silent, each waiting for the other side of openraft to begin;
+/// new ones come with a new term. Seen under the fault harness, for as long as nothing else broke.
+fn is_stuck(inner: &Inner, since: Duration) -> bool {
+    let (_, longest) = inner.timing.election();
+    let voters = inner.voters();
+    let heard = voters.iter().filter(|id| is_heard(inner, **id)).count();
+    heard * 2 > voters.len() && inner.clock.steady().saturating_sub(since) >= longest * 4
 }
 
 /// Waits until the term's first entry is folded and the clocks of a majority agree with ours.
 async fn prepared(inner: &Inner, raft: &Raft, term: u64) -> bool {
     let mut applied = inner.folded.applied.subscribe();
+    let began = inner.clock.steady();
     while leads(raft, term) {
         let first = raft.metrics().borrow_watched().last_applied;
         let folded = first.is_some_and(|id| id.committed_leader_id().term == term);
@@ -105,6 +125,15 @@ async fn prepared(inner: &Inner, raft: &Raft, term: u64) -> bool {
         let right = skew.is_some_and(|skew| skew.abs() <= SKEW_MAX_US);
         if folded && right && !inner.skewed.load(Ordering::SeqCst) {
             return true;
+        }
+        if !folded && is_stuck(inner, began) {
+            tracing::warn!(
+                term,
+                "the log takes nothing of this lead; standing for election again"
+            );
+            // An error means that Raft is stopping.
+            let _ = raft.trigger().elect(false).await;
+            return false;
         }
         // Clocks have no event of their own to wait for; they come with the heartbeats.
         let _ = tokio::time::timeout(PAUSE, applied.changed()).await;
