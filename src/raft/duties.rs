@@ -148,12 +148,20 @@ pub(crate) fn is_heard(inner: &Inner, id: NodeId) -> bool {
     id == inner.node || silent.is_some_and(|silent| silent <= fresh)
 }
 
+/// Whether a node is drained, or about to stop, by what it told this one last: when it asked for its
+/// lease, or when it was asked.
+pub(crate) fn resigns(inner: &Inner, id: NodeId) -> bool {
+    let told = inner.leases.asked(id).map(|asked| asked.facts);
+    let told = told.or_else(|| inner.registry.facts(id).map(|(facts, _)| facts));
+    told.is_some_and(|facts| facts.resigns)
+}
+
 /// The voter that has the most of the log, of those that can be heard.
 pub(crate) fn successor(inner: &Inner) -> Option<NodeId> {
     let others = inner.voters().into_iter().filter(|id| *id != inner.node);
     let fit = others.filter(|id| is_heard(inner, *id)).filter_map(|id| {
         let (facts, _) = inner.registry.facts(id)?;
-        (!facts.resigns).then_some((facts.applied, id))
+        (!resigns(inner, id)).then_some((facts.applied, id))
     });
     fit.max().map(|(_, id)| id)
 }

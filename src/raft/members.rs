@@ -378,7 +378,7 @@ async fn lead(inner: &Inner, raft: &Raft, to: Option<NodeId>) -> Result<Ordered,
         Some(to) if !duties::is_heard(inner, to) => {
             return Err(format!("node {to} does not answer at the moment"));
         }
-        Some(to) if inner.registry.facts(to).is_some_and(|(f, _)| f.resigns) => {
+        Some(to) if duties::resigns(inner, to) => {
             return Err(format!("node {to} is drained, or about to stop"));
         }
         _ => {}
