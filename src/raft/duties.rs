@@ -31,8 +31,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) async fn run(inner: Arc<Inner>, raft: Raft) {
     let mut metrics = raft.server_metrics();
     loop {
-        let led = raft.as_leader().map(|leader| leader.leader_id().term);
-        if let Some(term) = led.ok().filter(|term| leads(&raft, *term)) {
+        if let Some(term) = led(&raft) {
             tokio::select! {
                 () = inner.stop.cancelled() => {}
                 () = lead(&inner, &raft, term) => {}
@@ -84,15 +83,20 @@ async fn triggers(inner: &Inner, raft: &Raft, term: u64) {
     }
 }
 
+/// The term that this node leads, if it does.
+///
 /// A leader that was started again has the vote of its last term still, and leads nobody: its state
-/// tells.
-pub(super) fn leads(raft: &Raft, term: u64) -> bool {
+/// tells. Both are read at once, from what wakes those who wait for a change: `Raft::as_leader`
+/// goes by other figures, which openraft publishes a moment later.
+pub(super) fn led(raft: &Raft) -> Option<u64> {
     let metrics = raft.server_metrics();
-    let leads = metrics.borrow_watched().state == ServerState::Leader;
-    leads
-        && raft
-            .as_leader()
-            .is_ok_and(|leader| leader.leader_id().term == term)
+    let metrics = metrics.borrow_watched();
+    (metrics.state == ServerState::Leader && metrics.vote.is_committed())
+        .then(|| metrics.vote.leader_id().term)
+}
+
+pub(super) fn leads(raft: &Raft, term: u64) -> bool {
+    led(raft) == Some(term)
 }
 
 /// A leader hears a majority, and yet nothing of its term has come into the log for so long: it
@@ -185,10 +189,9 @@ pub(crate) async fn hand_over(inner: &Inner, raft: &Raft) -> bool {
 /// There is no way back within a term: openraft proposes nothing any more once a transfer has
 /// begun. So when the other one has not taken over in time, this node stands for election itself.
 pub(crate) async fn hand_over_to(inner: &Inner, raft: &Raft, to: NodeId) -> bool {
-    let Ok(leader) = raft.as_leader() else {
+    let Some(term) = led(raft) else {
         return true;
     };
-    let term = leader.leader_id().term;
     tracing::info!(to, "moving the lead");
     inner.proposer.open(0);
     let (shortest, _) = inner.timing.election();

@@ -241,6 +241,7 @@ impl Proposer {
         mut requests: Vec<Request>,
         place: tokio::sync::OwnedSemaphorePermit,
     ) {
+        #[allow(clippy::disallowed_methods)] // It refuses a moment too long at worst.
         let leader = raft.as_leader().ok();
         let now = self.clock.wall();
         // Asked after the clock was read, so that no wrong time is trusted.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use std::sync::{Arc, PoisonError};
 
 use super::cluster::{Busy, Cluster};
+use super::duties;
 use super::inner::Inner;
 use super::members;
 use super::peer::{Answer, Handler, Self_};
@@ -160,11 +161,11 @@ impl Service {
     fn ping(&self, from: NodeId, body: &[u8]) -> Answered {
         let Ping { facts, asks, .. } = decode(body).map_err(text)?;
         let granted = self.0.grant(facts, asks);
-        let leads = self.0.raft().and_then(|raft| raft.as_leader().ok());
-        let removed = leads.filter(|_| !self.0.members().contains_key(&from));
+        let led = self.0.raft().and_then(duties::led);
+        let removed = led.filter(|_| !self.0.members().contains_key(&from));
         Ok(encode(&Ping {
             facts: self.0.facts(false),
-            removed_in: removed.map_or(0, |leader| leader.leader_id().term),
+            removed_in: removed.unwrap_or(0),
             wall_us: self.0.clock.raw_us(),
             asks: false,
             lease_age_us: granted.map(|age| age.as_micros() as u64),
