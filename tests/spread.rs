@@ -2,6 +2,8 @@
 //!
 //! Each test prints its figures: `cargo test --test spread -- --nocapture`.
 
+#[path = "spread/placement.rs"]
+mod placement;
 mod support;
 
 use serde_json::Value;

@@ -43,6 +43,8 @@ struct NodeDto {
     checkpoint: u64,
     clock_skew_ms: i64,
     version: String,
+    /// What it is set to be called: `placement` by label goes by these.
+    labels: BTreeMap<String, String>,
     state_hashes: Vec<StateHash>,
     scrub: Scrub,
 }
@@ -147,6 +149,7 @@ impl From<NodeView> for NodeDto {
             checkpoint: node.checkpoint,
             clock_skew_ms: node.clock_skew_ms,
             version: node.version,
+            labels: node.labels,
             scrub: Scrub {
                 passes: node.scrub.passes,
                 finished_at: Some(node.scrub.finished).filter(|at| *at > Time(0)),

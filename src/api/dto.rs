@@ -12,7 +12,9 @@ use utoipa::ToSchema;
 use super::body::{maybe_object, object};
 use super::problem::Problem;
 use super::schema::AnyJson;
-use crate::model::{Backoff, Body, Http, Retry, Span, Spec, SpecError, Target, Time, When};
+use crate::model::{
+    Backoff, Body, Http, Placement, Retry, Span, Spec, SpecError, Target, Time, When,
+};
 
 /// A task to be done later. `due_at` and `delay` exclude each other; neither means now.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -35,6 +37,8 @@ pub struct Submission {
     /// Dead if no attempt has begun by then.
     pub expires_at: Option<Time>,
     pub labels: Option<BTreeMap<String, String>>,
+    /// Which node carries it out; as the nodes are set when missing.
+    pub placement: Option<Placement>,
 }
 
 /// What is called.
@@ -101,6 +105,7 @@ impl Submission {
             accept_timeout: self.accept_timeout,
             expires_at: self.expires_at,
             labels: self.labels.unwrap_or_default(),
+            placement: self.placement,
         };
         Ok((when, spec))
     }

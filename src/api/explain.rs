@@ -6,7 +6,7 @@
 
 use super::explain_words::{Lateness, by, end_of, gap};
 use crate::model::{Row, RowKind, Spec, Stage, Task, Time};
-use crate::raft::WATCHDOG;
+use crate::raft::{PERFORMER, WATCHDOG};
 
 /// The story of a task, a sentence per step, and how it stands at `now`.
 pub fn explain(task: &Task, rows: &[Row], now: Time) -> Vec<String> {
@@ -28,6 +28,8 @@ pub fn explain(task: &Task, rows: &[Row], now: Time) -> Vec<String> {
 
 /// What the time between two hand-outs of an attempt is called.
 const MOVED: &str = "until its shard had moved";
+/// Another node was to carry it out, and its answer never came.
+const UNANSWERED: &str = "until it was handed out again because another node did not answer";
 const LOST: &str = "until it was missed and handed out again";
 
 struct Story<'a> {
@@ -143,19 +145,17 @@ impl Story<'_> {
         self.handed = Some(handed);
         // The fold notes the cause of the assignment where other rows note the principal.
         let cause = row.by.as_deref().unwrap_or("no cause given");
-        self.between = if cause == WATCHDOG { LOST } else { MOVED };
-        if cause == WATCHDOG {
-            return self.say(format!(
-                "Nobody held its attempt any more ({cause}): attempt {} was handed to node {} at log \
-                 index {}, {} after the one before; this does not count as a try.",
-                row.fence.attempt,
-                row.node,
-                row.index,
-                row.at.since(handed)
-            ));
-        }
+        let (between, why) = match cause {
+            WATCHDOG => (LOST, "Nobody held its attempt any more"),
+            PERFORMER => (
+                UNANSWERED,
+                "The node that was to carry it out for its owner did not answer",
+            ),
+            _ => (MOVED, "Its shard moved"),
+        };
+        self.between = between;
         self.say(format!(
-            "Its shard moved ({cause}): attempt {} was handed to node {} at log index {}, {} after the \
+            "{why} ({cause}): attempt {} was handed to node {} at log index {}, {} after the \
              one before; this does not count as a try.",
             row.fence.attempt,
             row.node,
@@ -356,6 +356,25 @@ mod tests {
             "300ms until its shard had moved",
             "250ms in the queue of its target",
             "50ms on the node",
+        ] {
+            assert!(story.contains(part), "{part} in\n{story}");
+        }
+    }
+
+    #[test]
+    fn a_performer_that_did_not_answer_is_named_as_the_cause() {
+        let mut again = row(3, 13_000, RowKind::Redispatched, 2, 10_000);
+        again.by = Some(PERFORMER.into());
+        let rows = [
+            row(1, 9_000, RowKind::Submitted, 0, 10_000),
+            row(2, 9_990, RowKind::Triggered, 1, 10_000),
+            again,
+            ended(row(4, 13_100, RowKind::Done, 2, 0), 13_000, 0, 200),
+        ];
+        let story = story(&task(Stage::Done, 13_100), &rows);
+        for part in [
+            "did not answer (performer): attempt 2 was handed to node 2",
+            "3s until it was handed out again because another node did not answer",
         ] {
             assert!(story.contains(part), "{part} in\n{story}");
         }

@@ -213,6 +213,7 @@ impl OldTask {
             accept_timeout: None,
             expires_at: None,
             labels: BTreeMap::new(),
+            placement: None,
         };
         Ok((when.unwrap_or(When::Now), spec))
     }

@@ -11,7 +11,7 @@ use super::dto::{BackoffDto, RetryDto, body, when};
 use super::problem::Problem;
 use super::schema::AnyJson;
 use super::view::MASK;
-use crate::model::{Http, Retry, Span, Spec, Target, Time, When};
+use crate::model::{Http, Placement, Retry, Span, Spec, Target, Time, When};
 
 /// Distinguishes `null` (some of none) from absent (none).
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
@@ -47,6 +47,9 @@ pub struct Patch {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<BTreeMap<String, Option<String>>>)]
     labels: Option<Option<Texts>>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Placement>)]
+    placement: Option<Option<Placement>>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -105,6 +108,7 @@ impl Patch {
             || self.accept_timeout.is_some()
             || self.expires_at.is_some()
             || self.labels.is_some()
+            || self.placement.is_some()
     }
 
     /// The spec with the members changed, unchecked.
@@ -122,6 +126,7 @@ impl Patch {
         spec.accept_timeout = self.accept_timeout.unwrap_or(spec.accept_timeout);
         spec.expires_at = self.expires_at.unwrap_or(spec.expires_at);
         merge(&mut spec.labels, self.labels);
+        spec.placement = self.placement.unwrap_or(spec.placement.take());
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use utoipa::openapi::schema::{AnyOfBuilder, KnownFormat, ObjectBuilder, SchemaFo
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::model::{Span, Time};
+use crate::model::{Placement, Span, Time};
 
 /// Any JSON value.
 pub struct AnyJson;
@@ -49,6 +49,41 @@ impl PartialSchema for Span {
 impl ToSchema for Span {
     fn name() -> Cow<'static, str> {
         "Duration".into()
+    }
+}
+
+impl PartialSchema for Placement {
+    fn schema() -> RefOr<Schema> {
+        let names = [
+            "owner",
+            "round_robin",
+            "random",
+            "hash",
+            "leader",
+            "broadcast",
+        ];
+        let name = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(names));
+        let label = ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .property("label", ObjectBuilder::new().schema_type(Type::String))
+            .required("label");
+        AnyOfBuilder::new()
+            .item(name)
+            .item(label)
+            .description(Some(
+                "the owner of its shard unless that has too much to do; each live node in turn; one \
+                 by chance; the same one for the same task; the leader; every live node; or one with \
+                 a label, `NAME=VALUE`",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for Placement {
+    fn name() -> Cow<'static, str> {
+        "Placement".into()
     }
 }
 

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::dto::{BackoffDto, HttpDto, RetryDto, TargetDto};
 use super::problem::{Kind, Problem};
 use crate::model::limits::JITTER_DEFAULT_MILLI;
-use crate::model::{Backoff, Body, Http, NodeId, Retry, Spec, Target, Task, Time};
+use crate::model::{Backoff, Body, Http, NodeId, Placement, Retry, Spec, Target, Task, Time};
 
 /// Headers whose values are never answered.
 pub use crate::model::HEADERS_MASKED as MASKED;
@@ -45,6 +45,8 @@ pub struct TaskView {
     labels: BTreeMap<String, String>,
     target: TargetDto,
     retry: RetryDto,
+    /// Which node carries it out; null: as the nodes are set.
+    placement: Option<Placement>,
 }
 
 /// One page of a list.
@@ -79,6 +81,7 @@ impl TaskView {
                 http: target(http)?,
             },
             retry,
+            placement: spec.placement,
         })
     }
 }

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 
+use crate::model::Placement;
+
 /// What a file says itself.
-const MEMBERS: [&str; 14] = [
+const MEMBERS: [&str; 15] = [
     "app",
     "id",
     "at",
@@ -24,6 +26,7 @@ const MEMBERS: [&str; 14] = [
     "accept_timeout",
     "expires_at",
     "label",
+    "placement",
 ];
 
 #[derive(Debug, Args)]
@@ -69,6 +72,10 @@ pub struct SubmitArgs {
     /// KEY=VALUE, as often as needed.
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
+    /// Which node carries it out: owner, round_robin, random, hash, leader, broadcast, or
+    /// label:NAME=VALUE.
+    #[arg(long, value_name = "WHERE")]
+    placement: Option<Placement>,
     /// The whole task as JSON, from a file or from standard input (-).
     #[arg(long, value_name = "FILE", conflicts_with_all = MEMBERS)]
     file: Option<PathBuf>,
@@ -92,6 +99,8 @@ struct Task<'a> {
     expires_at: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    placement: &'a Option<Placement>,
 }
 
 #[derive(Serialize)]
@@ -146,6 +155,7 @@ impl SubmitArgs {
             accept_timeout: &self.accept_timeout,
             expires_at: self.expires_at.as_deref().map(instant).transpose()?,
             labels: pairs("--label", '=', &self.label)?,
+            placement: &self.placement,
         };
         Ok(serde_json::to_vec(&task)?)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::bugs::{self, Bug};
 use crate::model::limits::OUTCOME_GRACE;
-use crate::model::{Fence, Seq, Time};
+use crate::model::{Fence, NodeId, Seq, Time};
 use crate::state::Open;
 
 /// An attempt's name.
@@ -49,6 +49,8 @@ pub(super) struct Attempts {
     withdrawn: HashMap<Id, Duration>,
     /// Begun attempts in the order of their beginning, until they are old enough to be reported.
     young: VecDeque<(Duration, Time, Id)>,
+    /// Which of those that have begun another node carries out.
+    elsewhere: HashMap<Id, NodeId>,
 }
 
 impl Attempts {
@@ -81,6 +83,7 @@ impl Attempts {
 
     /// Forgets an attempt that has not begun.
     pub fn remove(&mut self, id: Id) {
+        self.elsewhere.remove(&id);
         self.entries.remove(&id);
     }
 
@@ -103,8 +106,19 @@ impl Attempts {
         self.young.push_back((steady, wall, id));
     }
 
+    /// Another node carries it out.
+    pub fn elsewhere(&mut self, id: Id, node: NodeId) {
+        self.elsewhere.insert(id, node);
+    }
+
+    /// Which other node carries an attempt out.
+    pub fn where_is(&self, id: Id) -> Option<NodeId> {
+        self.elsewhere.get(&id).copied()
+    }
+
     /// Its outcome was handed over, or its call was given up.
     pub fn end(&mut self, id: Id, steady: Duration) {
+        self.elsewhere.remove(&id);
         match self.get(id).map(|entry| entry.place) {
             Some(Place::Begun { closed: true }) => self.remove(id),
             Some(Place::Begun { closed: false }) => self.put(id, Place::Ended { since: steady }),

@@ -170,7 +170,7 @@ fn request(
     Ok(request)
 }
 
-fn own_headers(call: &Call) -> [(&'static str, String); 7] {
+fn own_headers(call: &Call) -> [(&'static str, String); 8] {
     let Time(started) = call.started;
     [
         ("webhook-id", webhook_id(call)),
@@ -180,6 +180,7 @@ fn own_headers(call: &Call) -> [(&'static str, String); 7] {
         ("horolog-attempt", call.fence.attempt.to_string()),
         ("horolog-due", call.due.to_string()),
         ("horolog-fence", call.fence.number().to_string()),
+        ("horolog-node", call.node.to_string()),
     ]
 }
 

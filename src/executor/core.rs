@@ -8,6 +8,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use super::attempts::{Attempts, Id, Place};
+use super::away::Away;
 use super::released::Released;
 use super::targets::{Reference, TargetKey, Targets};
 use crate::bugs::{self, Bug};
@@ -37,6 +38,7 @@ pub(super) struct Core {
     reading: Option<(Time, Seq)>,
     pub attempts: Attempts,
     pub targets: Targets,
+    pub away: Away,
     contact: Option<Duration>,
     released: Released,
     /// What is older belongs to an earlier run of this node.
@@ -59,6 +61,7 @@ impl Core {
             attempts: Attempts::default(),
             // A quarter each: one slow target cannot fill the memory that all share.
             targets: Targets::new(settings.per_target, settings.total, held_max / 4),
+            away: Away::default(),
             contact: None,
             released: Released::default(),
             since: None,
@@ -138,6 +141,7 @@ impl Core {
                     id,
                     at,
                     released: now,
+                    moves: false,
                 });
             }
         }
@@ -145,7 +149,7 @@ impl Core {
     }
 
     /// Whether a waiting attempt may go on; parks what is withdrawn, drops what was let go.
-    fn admit(&mut self, id: Id) -> bool {
+    pub fn admit(&mut self, id: Id) -> bool {
         let entry = self.attempts.get(id);
         if entry.is_some_and(|entry| self.released.has(id, entry.hash)) {
             self.attempts.remove(id);
@@ -207,8 +211,7 @@ impl Core {
             return Begin::Dropped;
         }
         if wall < reference.at && !bugs::on(Bug::EarlyDispatch) {
-            self.attempts.put(id, Place::Held);
-            self.heap.push(Reverse((reference.at, id.0, id.1)));
+            self.hold_until(id, reference.at);
             return Begin::Waits;
         }
         if !self.may_start(steady) {
@@ -234,8 +237,7 @@ impl Core {
         if let Some(entry) = self.attempts.get(id)
             && entry.place == Place::Parked
         {
-            self.attempts.put(id, Place::Held);
-            self.heap.push(Reverse((entry.at, id.0, id.1)));
+            self.hold_until(id, entry.at);
         }
     }
 
@@ -261,7 +263,32 @@ impl Core {
         !before && self.may_start(steady)
     }
 
-    fn may_start(&self, steady: Duration) -> bool {
+    /// When the lease ends, on the steady clock.
+    pub fn leased_until(&self) -> Duration {
+        self.contact
+            .map_or(Duration::ZERO, |contact| contact.saturating_add(self.lease))
+    }
+
+    pub fn me(&self) -> NodeId {
+        self.node
+    }
+
+    pub fn held_max(&self) -> usize {
+        self.held_max
+    }
+
+    /// Whether this node has let go of an attempt's shard.
+    pub fn is_released(&self, id: Id, hash: u64) -> bool {
+        self.released.has(id, hash)
+    }
+
+    /// Holds a known attempt until an instant, and then looks at it again.
+    pub fn hold_until(&mut self, id: Id, until: Time) {
+        self.attempts.put(id, Place::Held);
+        self.heap.push(Reverse((until, id.0, id.1)));
+    }
+
+    pub fn may_start(&self, steady: Duration) -> bool {
         let leased = |contact: Duration| steady < contact.saturating_add(self.lease);
         let unasked = bugs::on(Bug::LeaseIgnored)
             // Nothing was heard yet: it looks like the lease of the run before.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::model::{Fence, Http, Key, Seq, Span, Time};
+use crate::model::{Fence, Http, Key, NodeId, Seq, Span, Time};
 
 /// Carries calls out: over HTTP, or as a test says.
 pub trait Delivery: Send + Sync + 'static {
@@ -21,6 +21,8 @@ pub struct Call {
     pub due: Time,
     /// The wall clock when the attempt began.
     pub started: Time,
+    /// The node that makes it.
+    pub node: NodeId,
     pub http: Http,
     /// Covers the whole exchange, from connecting to the end of the answer.
     pub timeout: Span,

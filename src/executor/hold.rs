@@ -119,7 +119,10 @@ impl Inner {
         drop(core);
         match work {
             Work::Release(due) => self.release_due(due),
-            Work::Pump => self.pump(),
+            Work::Pump => {
+                self.pump();
+                self.give();
+            }
             _ => *busy = 0,
         }
     }

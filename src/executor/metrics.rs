@@ -14,9 +14,11 @@ pub(super) enum Result {
     Broken,
     Expired,
     Stale,
+    Away,
+    Lost,
 }
 
-const RESULTS: usize = 9;
+const RESULTS: usize = 11;
 
 /// Upper bounds of the lateness buckets, in microseconds: 0.1 ms to 60 s.
 pub const LATENESS_BOUNDS_US: [u64; 18] = [
@@ -43,6 +45,10 @@ pub struct Counts {
     pub expired: u64,
     /// Came up and was no longer current: nothing was called.
     pub stale: u64,
+    /// Another node carried it out; how it ended is counted there.
+    pub away: u64,
+    /// The node that was to carry it out did not answer: it was handed out again.
+    pub lost: u64,
 }
 
 impl Counts {
@@ -58,6 +64,8 @@ impl Counts {
             ("broken", self.broken),
             ("expired", self.expired),
             ("stale", self.stale),
+            ("away", self.away),
+            ("lost", self.lost),
         ]
     }
 }
@@ -117,6 +125,8 @@ impl Metrics {
                 broken: of(Result::Broken),
                 expired: of(Result::Expired),
                 stale: of(Result::Stale),
+                away: of(Result::Away),
+                lost: of(Result::Lost),
             },
             lateness: self.read_lateness(),
             held,

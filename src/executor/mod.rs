@@ -23,11 +23,16 @@
 //! * **Bounded to the end.** A call keeps its permit until the channel of outcomes took its
 //!   event: when the log is slow, fewer calls are started.
 //!
+//! Another node may carry an attempt out for its owner (`placement.rs`, `away.rs`); the owner begins
+//! it, under its lease and its fence, and reports what came of it.
+//!
 //! Delivery is at least once. The pause between `begin` and the first byte on the wire cannot be
 //! closed from here; the fence that goes with each request lets the receiver close it.
 
 mod address;
 mod attempts;
+mod away;
+mod broadcast;
 mod client;
 mod connector;
 mod core;
@@ -35,6 +40,7 @@ mod deliver;
 mod guard;
 mod hold;
 mod metrics;
+mod placement;
 mod released;
 mod report;
 mod resolve;
@@ -47,9 +53,10 @@ mod verdict;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Change, Clock, Event, Fence, NodeId, Seq, Time};
+use crate::model::{Change, Clock, Event, Fence, NodeId, Placement, Seq, Time};
 use crate::state::{Open, Release};
 
+pub use away::Others;
 pub use client::HttpDelivery;
 pub use deliver::{Call, Delivered, Delivery, Failure, FailureKind};
 pub use guard::{Guard, Rule};
@@ -73,6 +80,10 @@ pub struct Settings {
     /// The `user-agent` of callbacks that do not bring their own.
     pub user_agent: String,
     pub guard: Guard,
+    /// Where attempts are carried out whose task says nothing.
+    pub placement: Placement,
+    /// A node with this load (0…1) gives work away, if another has less to do.
+    pub placement_threshold: f64,
     /// Who waits for due instants.
     pub hold: Hold,
 }
@@ -88,6 +99,8 @@ impl Settings {
             lease: Duration::from_millis(1500),
             user_agent: concat!("horolog/", env!("CARGO_PKG_VERSION")).into(),
             guard,
+            placement: Placement::Owner,
+            placement_threshold: 0.8,
             hold: Hold::default(),
         }
     }

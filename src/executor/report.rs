@@ -4,11 +4,12 @@
 //! Those that stay open are reported in batches, so that operators see them and their deadline
 //! survives this node.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::run::{Inner, LOOK_UP_MAX};
-use crate::model::Started;
+use crate::model::{Fence, NodeId, Seq, Started, Time};
 
 /// An attempt that is open for so long is reported.
 const REPORT_AGE: Duration = Duration::from_secs(1);
@@ -39,13 +40,29 @@ impl Inner {
             let attempts = self.lock().attempts.grown(steady, REPORT_AGE, REPORT_MAX);
             let more = attempts.len() == REPORT_MAX;
             if !attempts.is_empty() {
-                let node = self.settings.node;
-                let _ = self.outcomes.send(Started { node, attempts }.into()).await;
+                for (node, attempts) in self.by_node(attempts) {
+                    let _ = self.outcomes.send(Started { node, attempts }.into()).await;
+                }
             }
             if !more {
                 return;
             }
         }
+    }
+
+    /// By the node that carries them out.
+    fn by_node(
+        &self,
+        attempts: Vec<(Seq, Fence, Time)>,
+    ) -> BTreeMap<NodeId, Vec<(Seq, Fence, Time)>> {
+        let mut by_node: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
+        let core = self.lock();
+        for attempt in attempts {
+            let node = core.attempts.where_is((attempt.0, attempt.1));
+            let node = node.unwrap_or(self.settings.node);
+            by_node.entry(node).or_default().push(attempt);
+        }
+        by_node
     }
 
     /// Forgets, now and then, what the log has long closed without saying so, such as a

@@ -1,7 +1,7 @@
 //! The way of one attempt from its permit to its outcome, and what reports on the way.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::attempts::Id;
+use super::away::Others;
 use super::core::{Begin, Core};
 use super::deliver::{Call, Delivered, Delivery, FailureKind};
 use super::hold::{Bell, Hold};
@@ -18,6 +19,7 @@ use super::metrics::{ExecutorMetrics, Metrics, Result as Label};
 use super::targets::{Reference, TargetKey};
 use super::{Settings, Source, verdict};
 use crate::model::{Change, Clock, Event, Http, Spec, Target, Time};
+use crate::raft::Picture;
 use crate::state::{Dispatch, Open};
 
 /// Attempts looked up under one lock of the state.
@@ -26,8 +28,8 @@ pub(super) const LOOK_UP_MAX: usize = 256;
 pub(super) struct Prepared {
     pub key: TargetKey,
     pub reference: Reference,
-    dispatch: Dispatch,
-    spec: Result<Spec, String>,
+    pub dispatch: Dispatch,
+    pub spec: Result<Spec, String>,
 }
 
 /// What all parts share.
@@ -40,9 +42,10 @@ pub(super) struct Inner {
     core: Mutex<Core>,
     /// Wakes whoever holds.
     pub(super) due: Bell,
-    runtime: Handle,
-    calls: TaskTracker,
-    abandon: CancellationToken,
+    pub(super) runtime: Handle,
+    pub(super) calls: TaskTracker,
+    pub(super) abandon: CancellationToken,
+    pub(super) others: OnceLock<Arc<dyn Others>>,
     pub(super) begun: Notify,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     holder: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -69,6 +72,7 @@ impl Inner {
             runtime: Handle::current(),
             calls: TaskTracker::new(),
             abandon: CancellationToken::new(),
+            others: OnceLock::new(),
             begun: Notify::new(),
             thread: Mutex::new(None),
             holder: Mutex::new(None),
@@ -124,7 +128,9 @@ impl Inner {
 
     pub fn renew_lease(&self, contact: Duration) {
         let mut core = self.lock();
-        if core.renew(contact, self.clock.steady()) {
+        let renewed = core.renew(contact, self.clock.steady());
+        // What waits may go to another node, which nothing else would tell.
+        if renewed || core.targets.queued() > 0 {
             core.kicked = true;
             drop(core);
             self.due.ring();
@@ -153,10 +159,7 @@ impl Inner {
     }
 
     pub fn load(&self) -> f64 {
-        let core = self.lock();
-        let permits = core.targets.in_flight() as f64 / core.targets.total() as f64;
-        let memory = core.waiting() as f64 / self.settings.held_max.max(1) as f64;
-        permits.max(memory).clamp(0.0, 1.0)
+        self.lock().load()
     }
 
     pub fn queue_age(&self) -> Duration {
@@ -210,14 +213,18 @@ impl Inner {
     /// Looks due attempts up, then starts those that get a permit at once and queues the others.
     pub fn release_due(self: &Arc<Self>, due: Vec<Reference>) {
         let found = self.prepare(due.into_iter().map(|r| (None, r)).collect());
+        let picture = self.picture_for(found.iter().flatten());
         let steady = self.clock.steady();
+        let mut away = Vec::new();
         let mut core = self.lock();
         let ready: Vec<Prepared> = found
             .into_iter()
             .filter_map(|found| match found {
-                Ok(prepared) => core
-                    .route(&prepared.key, prepared.reference, steady)
-                    .then_some(prepared),
+                Ok(prepared) => {
+                    let prepared = self.place(&mut core, prepared, picture.as_ref(), &mut away)?;
+                    core.route(&prepared.key, prepared.reference, steady)
+                        .then_some(prepared)
+                }
                 Err((_, stale)) => {
                     core.attempts.remove(stale.id);
                     None
@@ -226,6 +233,8 @@ impl Inner {
             .collect();
         drop(core);
         ready.into_iter().for_each(|prepared| self.spawn(prepared));
+        away.into_iter()
+            .for_each(|departure| self.send_off(departure));
     }
 
     /// Hands out permits until there are none, or nobody wants one.
@@ -243,9 +252,14 @@ impl Inner {
                 return;
             }
             let taken = taken.into_iter().map(|(key, r)| (Some(key), r)).collect();
-            for found in self.prepare(taken) {
+            let found = self.prepare(taken);
+            // One that moves has got a permit here, and stays.
+            let placed = found.iter().flatten().filter(|p| !p.reference.moves);
+            let picture = self.picture_for(placed);
+            for found in found {
                 match found {
-                    Ok(prepared) => self.spawn(prepared),
+                    Ok(prepared) if prepared.reference.moves => self.spawn(prepared),
+                    Ok(prepared) => self.place_taken(prepared, picture.as_ref()),
                     Err((key, stale)) => {
                         let mut core = self.lock();
                         core.attempts.remove(stale.id);
@@ -258,7 +272,7 @@ impl Inner {
 
     /// Looks attempts up in the state and reads their specs. An attempt that is no longer
     /// current comes back as an error, with the target whose permit it holds.
-    fn prepare(
+    pub(super) fn prepare(
         &self,
         wanted: Vec<(Option<TargetKey>, Reference)>,
     ) -> Vec<Result<Prepared, (Option<TargetKey>, Reference)>> {
@@ -282,6 +296,20 @@ impl Inner {
                 })
             })
             .collect()
+    }
+
+    /// Places an attempt that holds a permit.
+    fn place_taken(self: &Arc<Self>, prepared: Prepared, picture: Option<&Picture>) {
+        let (key, mut away) = (prepared.key.clone(), Vec::new());
+        let mut core = self.lock();
+        let here = self.place(&mut core, prepared, picture, &mut away);
+        if here.is_none() {
+            core.free(&key);
+        }
+        drop(core);
+        here.into_iter().for_each(|prepared| self.spawn(prepared));
+        away.into_iter()
+            .for_each(|departure| self.send_off(departure));
     }
 
     fn spawn(self: &Arc<Self>, prepared: Prepared) {
@@ -329,27 +357,39 @@ impl Inner {
         let _ = self.outcomes.send(event).await;
     }
 
-    async fn carry_out(&self, prepared: Prepared, started: Time) -> Event {
+    /// The outcome of an attempt that comes up too late to be tried.
+    pub(super) fn expired(&self, prepared: &Prepared, started: Time) -> Option<Event> {
+        let (dispatch, spec) = (&prepared.dispatch, prepared.spec.as_ref().ok()?);
+        let first = dispatch.tries == 0 && dispatch.fence.attempt == 1;
+        let at = spec.expires_at.filter(|at| first && started >= *at)?;
+        let report = self.report_of(prepared.reference, started);
+        Some(report.expired(at, &self.metrics))
+    }
+
+    fn report_of(&self, reference: Reference, started: Time) -> verdict::Report {
+        verdict::Report {
+            id: reference.id,
+            node: self.settings.node,
+            started,
+            queued: started.since(reference.at.max(reference.released)),
+        }
+    }
+
+    pub(super) async fn carry_out(&self, prepared: Prepared, started: Time) -> Event {
+        if let Some(expired) = self.expired(&prepared, started) {
+            return expired;
+        }
         let Prepared {
             reference,
             dispatch,
             spec,
             ..
         } = prepared;
-        let report = verdict::Report {
-            id: reference.id,
-            node: self.settings.node,
-            started,
-            queued: started.since(reference.at.max(reference.released)),
-        };
+        let report = self.report_of(reference, started);
         let spec = match spec {
             Ok(spec) => spec,
             Err(why) => return report.unreadable(&why, &self.metrics),
         };
-        let first = dispatch.tries == 0 && dispatch.fence.attempt == 1;
-        if let Some(at) = spec.expires_at.filter(|at| first && started >= *at) {
-            return report.expired(at, &self.metrics);
-        }
         let timeout = spec.timeout();
         let Target::Http(http) = spec.target;
         let call = Call {
@@ -358,6 +398,7 @@ impl Inner {
             key: dispatch.key,
             due: dispatch.due,
             started,
+            node: self.settings.node,
             http,
             timeout,
         };
@@ -376,12 +417,25 @@ impl Inner {
 }
 
 /// A call's place among the permits; given back however the call ends, a panic included.
-struct Permit {
+pub(super) struct Permit {
     inner: Arc<Inner>,
     key: TargetKey,
     id: Id,
     polled: bool,
     begun: bool,
+}
+
+impl Permit {
+    /// For an attempt that another node has begun; one was reserved.
+    pub fn of_another(inner: Arc<Inner>, key: TargetKey, id: Id) -> Permit {
+        Permit {
+            inner,
+            key,
+            id,
+            polled: true,
+            begun: false,
+        }
+    }
 }
 
 impl Drop for Permit {
@@ -400,7 +454,7 @@ impl Drop for Permit {
 }
 
 /// Calls with the same scheme, host and port share a queue and permits.
-fn target_key(spec: &Result<Spec, String>) -> TargetKey {
+pub(super) fn target_key(spec: &Result<Spec, String>) -> TargetKey {
     match spec {
         Ok(Spec {
             target: Target::Http(http),

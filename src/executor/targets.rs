@@ -15,7 +15,12 @@ pub(super) struct Reference {
     pub at: Time,
     /// When it left the hold.
     pub released: Time,
+    /// Another node may carry it out when this one has too much to do.
+    pub moves: bool,
 }
+
+/// So far from its head a queue is searched for what may move.
+const GIVEN_FROM: usize = 64;
 
 /// `scheme://host:port`, in lower case.
 pub(super) type TargetKey = Arc<str>;
@@ -130,6 +135,20 @@ impl Targets {
         None
     }
 
+    /// What has waited longest and may move, without a permit: for another node. Looks at the first
+    /// few of the queue whose head has waited longest.
+    pub fn give(&mut self) -> Option<(TargetKey, Reference)> {
+        let waiting = self.targets.iter_mut().filter_map(|(key, target)| {
+            let moves = target.queue.iter().take(GIVEN_FROM).position(|r| r.moves)?;
+            let head = target.queue.front()?;
+            Some(((head.at, head.id), key, &mut target.queue, moves))
+        });
+        let (_, key, queue, place) = waiting.min_by_key(|(head, ..)| *head)?;
+        let (key, reference) = (key.clone(), queue.remove(place)?);
+        self.queued -= 1;
+        Some((key, reference))
+    }
+
     /// Gives a permit back.
     pub fn free(&mut self, key: &TargetKey) {
         if let Some(target) = self.targets.get_mut(key) {
@@ -191,6 +210,7 @@ mod tests {
             id: (Seq(seq), Fence::default()),
             at: Time(seq),
             released: Time(seq),
+            moves: seq.is_multiple_of(2),
         }
     }
 

@@ -63,6 +63,7 @@ fn full_spec() -> Spec {
         accept_timeout: Some(Span(60_000)),
         expires_at: Some(Time(1_790_000_100_000)),
         labels: [("order".to_string(), "17".to_string())].into(),
+        placement: Some(Placement::label("gpu=yes").unwrap()),
     }
 }
 

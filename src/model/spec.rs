@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::limits::*;
-use super::{Digest, Retry, Span, Time};
+use super::{Digest, Placement, Retry, Span, Time};
 
 /// When a task is due, as it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
@@ -83,6 +83,8 @@ pub struct Spec {
     pub accept_timeout: Option<Span>,
     /// Dead if no attempt has begun by then.
     pub expires_at: Option<Time>,
+    /// Absent: as the node that owns it is set.
+    pub placement: Option<Placement>,
 }
 
 /// What is wrong with a spec; says what to change.
@@ -314,6 +316,7 @@ mod tests {
             accept_timeout: None,
             expires_at: None,
             labels: BTreeMap::new(),
+            placement: None,
         }
     }
 

@@ -42,6 +42,7 @@ impl Config {
                 Timing::Steady => raft::Timing::Steady,
                 Timing::Fast => raft::Timing::Fast,
             },
+            labels: settings.node.labels.clone(),
             retention: Retention {
                 finished: settings.retention.done,
                 dead: settings.retention.dead,
@@ -81,6 +82,9 @@ impl Config {
             limits: settings.serve_limits(),
             guard: guard(settings)?,
             per_target: settings.callbacks.per_target as usize,
+            total: settings.callbacks.total as usize,
+            placement: settings.placement.placement()?,
+            placement_threshold: settings.placement.threshold,
             access_log: access_log(settings),
         })
     }

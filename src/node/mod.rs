@@ -19,6 +19,7 @@ mod wires;
 
 use anyhow::Context as _;
 use prometheus_client::registry::Registry;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -30,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, AccessLog, AccessRotation, Api, ApiSettings};
 use crate::executor::{Executor, Guard, HttpDelivery, Settings as ExecutorSettings};
 use crate::log::{DirLock, EngineKind, Identity, LogStore};
-use crate::model::{Clock, NodeId};
+use crate::model::{Clock, NodeId, Placement};
 use crate::raft::{self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, TlsFiles, Watch};
 
 pub use clock::SystemClock;
@@ -49,6 +50,8 @@ pub struct Config {
     pub origin: Origin,
     pub engine: EngineKind,
     pub timing: Timing,
+    /// What this node is called, for placement.
+    pub labels: BTreeMap<String, String>,
     pub retention: Retention,
     pub cadence: Cadence,
     pub scrub: ScrubPace,
@@ -64,6 +67,12 @@ pub struct Config {
     pub guard: Guard,
     /// Concurrent calls to one target.
     pub per_target: usize,
+    /// Concurrent calls in all.
+    pub total: usize,
+    /// Where tasks that say nothing are carried out.
+    pub placement: Placement,
+    /// A node with this load gives work away.
+    pub placement_threshold: f64,
     /// Where the access log is kept, for how many days, in how long files; `None`: it is not.
     pub access_log: Option<(PathBuf, usize, AccessRotation)>,
 }
@@ -119,6 +128,7 @@ impl Node {
             secret: config.secret.clone(),
             origin: config.origin.clone(),
             timing: config.timing,
+            labels: config.labels.clone(),
             retention: config.retention,
             cadence: config.cadence,
             scrub: config.scrub,
@@ -205,6 +215,9 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 fn executor_settings(config: &Config) -> ExecutorSettings {
     ExecutorSettings {
         per_target: config.per_target,
+        total: config.total,
+        placement: config.placement.clone(),
+        placement_threshold: config.placement_threshold,
         lease: config.timing.owner_lease(),
         ..ExecutorSettings::new(config.id, config.guard.clone())
     }

@@ -50,9 +50,11 @@ impl Part {
         let reporter = outcomes::report(cluster.clone(), inbox, stop_reporter.clone());
         let reporter = tokio::spawn(reporter);
         let executor = slot.get().cloned();
+        let executor = executor.context("the executor was not started")?;
+        executor.meet(Arc::new(rim::ClusterOthers(cluster.clone())));
         Ok(Part {
             cluster,
-            executor: executor.context("the executor was not started")?,
+            executor,
             running,
             reporter,
             stop_reporter,

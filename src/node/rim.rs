@@ -1,11 +1,13 @@
 //! The executor, as the replication floor sees it.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::executor::{Executor, Source};
-use crate::model::{Change, Fence, NodeId, Seq};
-use crate::raft::Rim;
+use crate::executor::{Executor, Others, Source};
+use crate::model::{Change, Event, Fence, NodeId, Seq};
+use crate::raft::{Cluster, Errand, Picture, Returned, Rim};
 use crate::state::{Open, Release, Shared};
 
 /// Called when the node cannot go on.
@@ -35,6 +37,9 @@ impl Rim for ExecutorRim {
     }
     fn renew_lease(&self, contact: Duration) {
         self.0.renew_lease(contact);
+    }
+    fn errand(&self, errand: Errand) -> BoxFuture<'static, Result<Event, String>> {
+        self.0.errand(errand)
     }
     fn load(&self) -> f64 {
         self.0.load()
@@ -70,4 +75,17 @@ pub(super) fn source(state: &Shared, node: NodeId, fault: Fault) -> Source {
 /// The executor behind its trait.
 pub(super) fn rim(executor: Executor) -> Arc<dyn Rim> {
     Arc::new(ExecutorRim(executor))
+}
+
+/// The other nodes, as the executor sees them.
+pub(super) struct ClusterOthers(pub(super) Cluster);
+
+impl Others for ClusterOthers {
+    fn picture(&self) -> Picture {
+        self.0.picture()
+    }
+    fn errand(&self, node: NodeId, errand: Errand) -> BoxFuture<'static, Returned> {
+        let cluster = self.0.clone();
+        async move { cluster.errand(node, errand).await }.boxed()
+    }
 }

@@ -11,7 +11,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use crate::api::{AccessRotation, ApiSettings, Compat, Credential, is_loopback, serve};
-use crate::model::{NodeId, Span};
+use crate::model::limits::{LABEL_BYTES_MAX, LABELS_MAX};
+use crate::model::{NodeId, Placement, Span};
 use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, TlsFiles, Watch};
 
 /// The settings of one node.
@@ -28,6 +29,7 @@ pub struct Settings {
     pub store: Store,
     pub scrub: Scrub,
     pub callbacks: Callbacks,
+    pub placement: PlacementSettings,
     pub retention: Retention,
     pub history: History,
     pub watchdog: Watchdog,
@@ -59,6 +61,7 @@ impl Serialize for Hidden {
 pub struct Node {
     pub id: Option<NodeId>,
     pub dir: Option<PathBuf>,
+    pub labels: BTreeMap<String, String>,
     pub timeout: Span,
 }
 
@@ -177,6 +180,26 @@ pub struct Callbacks {
     pub allow: Vec<String>,
     pub deny: Vec<String>,
     pub per_target: u32,
+    pub total: u32,
+}
+
+/// On which node attempts are carried out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlacementSettings {
+    pub default: String,
+    pub threshold: f64,
+}
+
+impl PlacementSettings {
+    /// What applies to tasks that say nothing.
+    ///
+    /// # Errors
+    /// Says what to write.
+    pub fn placement(&self) -> Result<Placement, String> {
+        let placement = self.default.parse();
+        placement.map_err(|e| format!("placement.default: {e}"))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -258,6 +281,7 @@ impl Default for Settings {
             store: Store::default(),
             scrub: Scrub::default(),
             callbacks: Callbacks::default(),
+            placement: PlacementSettings::default(),
             retention: Retention::default(),
             history: History::default(),
             watchdog: Watchdog::default(),
@@ -274,6 +298,7 @@ impl Default for Node {
         Node {
             id: None,
             dir: None,
+            labels: BTreeMap::new(),
             timeout: Span::seconds(30),
         }
     }
@@ -331,6 +356,16 @@ impl Default for Callbacks {
             allow: vec![],
             deny: vec![],
             per_target: 64,
+            total: 4096,
+        }
+    }
+}
+
+impl Default for PlacementSettings {
+    fn default() -> PlacementSettings {
+        PlacementSettings {
+            default: Placement::Owner.to_string(),
+            threshold: 0.8,
         }
     }
 }
@@ -440,6 +475,7 @@ impl Settings {
     fn check_bounds(&self) -> Result<(), String> {
         for (key, wrong) in [
             ("callbacks.per_target", self.callbacks.per_target == 0),
+            ("callbacks.total", self.callbacks.total == 0),
             ("raft.snapshot_entries", self.raft.snapshot_entries == 0),
             ("store.checkpoint_tasks", self.store.checkpoint_tasks == 0),
             ("store.checkpoint_bytes", self.store.checkpoint_bytes == 0),
@@ -464,6 +500,19 @@ impl Settings {
             if wrong {
                 return Err(format!("{key}: must be more than 0"));
             }
+        }
+        self.placement.placement()?;
+        if !(self.placement.threshold > 0.0 && self.placement.threshold <= 1.0) {
+            return Err(
+                "placement.threshold: is a share of the capacity, more than 0 and up to 1".into(),
+            );
+        }
+        let fits = |text: &String| (1..=LABEL_BYTES_MAX).contains(&text.len());
+        let labels = &self.node.labels;
+        if labels.len() > LABELS_MAX || !labels.iter().all(|(n, v)| fits(n) && fits(v)) {
+            return Err(format!(
+                "node.labels: at most {LABELS_MAX}, names and values of 1 to {LABEL_BYTES_MAX} bytes"
+            ));
         }
         if self.scrub.bytes_per_second < SCRUB_BYTES_PER_SECOND_MIN {
             return Err(format!(
@@ -605,7 +654,16 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 13] = [
+        let wrong: [(&str, Change); 18] = [
+            ("callbacks.total", |s| s.callbacks.total = 0),
+            ("placement.default", |s| {
+                s.placement.default = "master".into()
+            }),
+            ("placement.threshold", |s| s.placement.threshold = f64::NAN),
+            ("placement.threshold", |s| s.placement.threshold = 1.1),
+            ("node.labels", |s| {
+                s.node.labels = [("gpu".into(), String::new())].into()
+            }),
             ("cluster.tls.ca and cluster.tls.key", |s| {
                 s.cluster.tls.cert = Some("c".into())
             }),

@@ -11,6 +11,8 @@ pub enum Kind {
     List,
     /// `a=1,b=2`
     Pairs,
+    /// `0.8`
+    Fraction,
 }
 
 /// One setting.
@@ -65,6 +67,12 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         "--dir",
         "where its data lives; created when missing",
+    ),
+    key(
+        "node.labels",
+        Kind::Pairs,
+        "--labels",
+        "what this node is called, for tasks that are placed by label: `gpu=yes,zone=a`",
     ),
     key(
         "node.timeout",
@@ -227,6 +235,24 @@ pub const KEYS: &[Key] = &[
         Kind::Number,
         "",
         "calls at once to one target",
+    ),
+    key(
+        "callbacks.total",
+        Kind::Number,
+        "",
+        "calls at once in all; the share of them that is under way is this node's load",
+    ),
+    key(
+        "placement.default",
+        Kind::Text,
+        "",
+        "which node carries an attempt out, where its task says nothing: `owner` of its shard, `round_robin`, `random`, `hash`, `leader`, `broadcast`, or `label:NAME=VALUE`",
+    ),
+    key(
+        "placement.threshold",
+        Kind::Fraction,
+        "",
+        "with this load an owner gives work to the least loaded node, if that one has less",
     ),
     key(
         "retention.done",

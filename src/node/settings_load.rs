@@ -230,6 +230,11 @@ fn parse(kind: Kind, text: &str) -> Result<Value, String> {
             .parse()
             .map(Value::Integer)
             .map_err(|_| format!("{text:?} is not a number")),
+        Kind::Fraction => text
+            .trim()
+            .parse()
+            .map(Value::Float)
+            .map_err(|_| format!("{text:?} is not a number")),
         Kind::List => Ok(Value::Array(parts(text).map(|part| part.into()).collect())),
         Kind::Pairs => parts(text)
             .map(|pair| match pair.split_once('=') {

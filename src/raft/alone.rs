@@ -1,12 +1,13 @@
 //! A node alone in this process, with a rim that can be told to lose what it is given.
 
+use futures::future::BoxFuture;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Cadence, Class, Cluster, Directory, Options, Origin, Port, Retention, Rim, Running, ScrubPace,
-    Tcp, Threads, Timing, Watch, start,
+    Cadence, Class, Cluster, Directory, Errand, Options, Origin, Port, Retention, Rim, Running,
+    ScrubPace, Tcp, Threads, Timing, Watch, start,
 };
 use crate::log::{EngineKind, Identity, LogStore};
 use crate::model::{
@@ -77,6 +78,9 @@ impl Rim for Forgetful {
             .collect()
     }
     fn renew_lease(&self, _: Duration) {}
+    fn errand(&self, _: Errand) -> BoxFuture<'static, Result<Event, String>> {
+        unreachable!("nobody else is there")
+    }
     fn load(&self) -> f64 {
         0.0
     }
@@ -124,6 +128,7 @@ impl Alone {
             secret: None,
             origin: Origin::Alone,
             timing: Timing::Fast,
+            labels: Default::default(),
             retention,
             cadence,
             scrub: ScrubPace::default(),
@@ -176,6 +181,7 @@ impl Alone {
             accept_timeout: None,
             expires_at: None,
             labels: Default::default(),
+            placement: None,
         };
         let spec = spec.encode();
         let submit = Submit {

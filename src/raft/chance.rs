@@ -20,6 +20,15 @@ pub fn seed_chance(seed: u64) {
     SEEDED.with_borrow_mut(|dice| *dice = Some(Dice::new(seed)));
 }
 
+/// A number below another by chance; 0 where there is none.
+pub fn draw(below: usize) -> usize {
+    let drawn = match SEEDED.with_borrow_mut(|dice| dice.as_mut().map(Dice::roll)) {
+        Some(drawn) => drawn,
+        None => rand::random(),
+    };
+    drawn.checked_rem(below as u64).unwrap_or(0) as usize
+}
+
 /// The thread's own chance, or the one it was seeded with.
 pub(crate) struct Chance(ThreadRng);
 

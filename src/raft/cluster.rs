@@ -495,6 +495,7 @@ impl Cluster {
             checkpoint: facts.checkpoint,
             clock_skew_ms: (own_skew + if me { 0 } else { offset_us }) / 1_000,
             version: facts.version,
+            labels: facts.labels,
             scrub: facts.scrub,
             scrub_place: if me {
                 self.0.scrub.place()

@@ -76,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) dir: std::path::PathBuf,
     pub(crate) http: String,
     pub(crate) peer: String,
+    /// What this node is set to be called, for placement.
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) timing: Timing,
     pub(crate) retention: Retention,
     pub(crate) cadence: Cadence,
@@ -212,6 +214,8 @@ impl Inner {
             resigns: self.resigns() || self.skewed.load(Ordering::SeqCst),
             lag_us,
             queue_age_ms: self.rim.queue_age().as_millis() as u64,
+            steady_us: self.clock.steady().as_micros() as u64,
+            labels: self.labels.clone(),
         }
     }
 }

@@ -25,6 +25,7 @@ mod balance;
 mod chance;
 mod cluster;
 mod duties;
+mod errand;
 mod folder;
 mod form;
 mod gathered;
@@ -62,8 +63,9 @@ mod view;
 mod watchdog;
 mod wire;
 
-pub use chance::seed_chance;
+pub use chance::{draw, seed_chance};
 pub use cluster::{Busy, Cluster, Decided};
+pub use errand::{CAUSE as PERFORMER, Errand, Picture, Returned, Seen};
 pub use folder::{Directory, Folder};
 pub use form::Origin;
 pub use inner::Retention;

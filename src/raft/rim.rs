@@ -1,8 +1,11 @@
 //! What stands above Raft and acts on what was decided.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::time::Duration;
 
-use crate::model::{Change, Fence, Seq};
+use super::errand::Errand;
+use crate::model::{Change, Event, Fence, Seq};
 use crate::state::{Open, Release};
 
 /// The executor as this floor sees it: it may be told and asked, nothing more. The floor above
@@ -25,6 +28,8 @@ pub trait Rim: Send + Sync + 'static {
     fn knows(&self, open: &[Open]) -> Vec<bool>;
     /// The last moment (steady clock) at which a leader with a quorum was heard.
     fn renew_lease(&self, contact: Duration);
+    /// Carries an attempt out that its owner has begun. The error says why it has not begun here.
+    fn errand(&self, errand: Errand) -> BoxFuture<'static, Result<Event, String>>;
     /// Running ÷ capacity, 0…1.
     fn load(&self) -> f64;
     /// For how long what has waited longest has been due.
@@ -48,6 +53,9 @@ impl Rim for NoRim {
         vec![true; open.len()]
     }
     fn renew_lease(&self, _: Duration) {}
+    fn errand(&self, _: Errand) -> BoxFuture<'static, Result<Event, String>> {
+        async { Err("nobody is there yet".into()) }.boxed()
+    }
     fn load(&self) -> f64 {
         0.0
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::cluster::{Busy, Cluster};
 use super::duties;
+use super::errand;
 use super::inner::Inner;
 use super::members;
 use super::peer::{Answer, Handler, Self_};
@@ -131,6 +132,10 @@ impl Service {
             wire::RELEASE => {
                 let release: Release = decode(&body).map_err(text)?;
                 Ok(encode(&self.0.rim.release(&release)))
+            }
+            wire::ERRAND => {
+                let sent = decode(&body).map_err(text)?;
+                Ok(encode(&errand::run(&self.0, sent).await))
             }
             wire::ORDER => {
                 let order = decode(&body).map_err(text)?;

@@ -145,6 +145,7 @@ mod tests {
             accept_timeout: None,
             expires_at: None,
             labels: BTreeMap::new(),
+            placement: None,
         };
         let (spec, when) = (spec.encode(), When::At(Time(10_000_000 + n)));
         Event::from(Submit {

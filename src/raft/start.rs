@@ -57,6 +57,8 @@ pub struct Options {
     pub secret: Option<String>,
     pub origin: Origin,
     pub timing: Timing,
+    /// What this node is called, for placement.
+    pub labels: BTreeMap<String, String>,
     pub retention: Retention,
     pub cadence: Cadence,
     pub scrub: ScrubPace,
@@ -182,6 +184,7 @@ fn build(
         dir: options.dir,
         http: options.http_address,
         peer: options.peer_address,
+        labels: options.labels,
         timing: options.timing,
         retention: options.retention,
         cadence: options.cadence,

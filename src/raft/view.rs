@@ -31,6 +31,10 @@ pub(crate) struct Facts {
     pub(crate) lag_us: u32,
     /// For how long what has waited longest at a target has been due.
     pub(crate) queue_age_ms: u64,
+    /// Its own clock that counts suspended time, as it said this, µs.
+    pub(crate) steady_us: u64,
+    /// What it is set to be called.
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// What a node's scrub has done since the node started.
@@ -80,6 +84,17 @@ impl Registry {
         self.lock()
             .get(&node)
             .map(|heard| (heard.facts.clone(), heard.offset_us))
+    }
+
+    /// An instant of our steady clock as one of a node's own, and the start of it that this counts
+    /// for; `None` for one that had passed when it was heard. Early by what its last answer took on
+    /// the way, never late.
+    pub(crate) fn on_its_clock(&self, node: NodeId, until: Duration) -> Option<(Boot, Duration)> {
+        let known = self.lock();
+        let heard = known.get(&node)?;
+        let ahead = until.checked_sub(heard.at)?;
+        let then = Duration::from_micros(heard.facts.steady_us);
+        Some((heard.facts.boot, then + ahead))
     }
 
     /// How long ago a node was heard.
@@ -166,6 +181,7 @@ pub struct NodeView {
     pub checkpoint: u64,
     pub clock_skew_ms: i64,
     pub version: String,
+    pub labels: BTreeMap<String, String>,
     pub state_hashes: Vec<(u64, String)>,
     pub scrub: Scrubbed,
     /// Where its scrub is, in words; of this node only.
@@ -217,6 +233,24 @@ mod tests {
             );
         }
         registry
+    }
+
+    #[test]
+    fn an_instant_on_anothers_clock_is_never_later_than_meant() {
+        let registry = Registry::default();
+        let facts = Facts {
+            node: 2,
+            boot: 3,
+            steady_us: 7_000_000,
+            ..Facts::default()
+        };
+        // It said so at 7 s of its clock; that was heard, some time later, at 100 s of ours.
+        registry.heard(facts, NOW, 0);
+        let second = Duration::from_secs(1);
+        let there = registry.on_its_clock(2, NOW + second);
+        assert_eq!(there, Some((3, 8 * second)));
+        assert_eq!(registry.on_its_clock(2, NOW - second), None);
+        assert_eq!(registry.on_its_clock(3, NOW + second), None);
     }
 
     #[test]

@@ -35,6 +35,7 @@ kinds! {
     RELEASE = 23,
     JOIN = 24,
     ORDER = 25,
+    ERRAND = 26,
     DUTY = 30,
     LOOK = 31,
     DRAIN = 33,
@@ -311,6 +312,7 @@ pub(crate) fn read_anything(bytes: &[u8]) {
     let _ = decode::<Propose>(bytes);
     let _ = decode::<Verdict>(bytes);
     let _ = decode::<Withdraw>(bytes);
+    let _ = decode::<super::errand::Sent>(bytes);
     let _ = decode::<crate::state::Release>(bytes);
     let _ = decode::<Join>(bytes);
 }

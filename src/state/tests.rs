@@ -154,6 +154,7 @@ pub(super) fn spec() -> Spec {
         accept_timeout: None,
         expires_at: None,
         labels: Default::default(),
+        placement: None,
     }
 }
 

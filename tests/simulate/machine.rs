@@ -424,6 +424,7 @@ async fn process(
         secret: Some("simulated".into()),
         origin: Origin::Listed(list.collect()),
         timing: site.timing,
+        labels: Default::default(),
         retention: Retention {
             finished: Span::hours(1),
             dead: Span::hours(1),

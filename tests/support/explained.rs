@@ -21,7 +21,8 @@ impl Again {
     /// Whether it was taken from a node that did not let go of it by itself: one that was lost, or
     /// started again.
     pub fn was_taken(&self) -> bool {
-        let forced = |event: &Value| matches!(event["by"].as_str(), Some("lease" | "start"));
+        let forced =
+            |event: &Value| matches!(event["by"].as_str(), Some("lease" | "start" | "performer"));
         let mut events = self.events.iter();
         events.any(|event| event["kind"] == "redispatched" && forced(event))
     }

@@ -21,6 +21,8 @@ pub struct Arrival {
     pub id: String,
     pub attempt: u32,
     pub fence: u64,
+    /// The node that called.
+    pub node: u64,
     /// What the callback said it was due at, in milliseconds.
     pub due_ms: u64,
     /// The wall clock when its head was read.
@@ -193,6 +195,7 @@ async fn answer(
         id: header("horolog-task"),
         attempt: header("horolog-attempt").parse().unwrap_or(0),
         fence: header("horolog-fence").parse().unwrap_or(0),
+        node: header("horolog-node").parse().unwrap_or(0),
         due_ms: due.as_millisecond() as u64,
         at_us,
         at,

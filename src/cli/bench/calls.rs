@@ -68,6 +68,7 @@ fn call(number: u64, url: &str) -> Call {
             id: format!("t-{number:010}-0").into(),
         },
         due: Time(0),
+        node: 1,
         started: Time(0),
         http: Http {
             url: url.into(),

@@ -189,6 +189,7 @@ fn batches(first: u64, count: u64) -> Vec<Vec<Event>> {
         accept_timeout: None,
         expires_at: None,
         labels: Default::default(),
+        placement: None,
     };
     let spec = spec.encode();
     let submit = |n: u64| {

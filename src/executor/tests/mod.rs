@@ -1,6 +1,7 @@
 //! The executor as its neighbours see it: changes and a clock in, calls and outcomes out.
 #![allow(clippy::disallowed_methods)] // Real sockets and threads are waited for on the real clock.
 
+mod away;
 mod begin;
 mod lateness;
 mod queues;

@@ -91,6 +91,7 @@ pub fn spec(url: &str) -> Spec {
         accept_timeout: None,
         expires_at: None,
         labels: BTreeMap::new(),
+        placement: None,
     }
 }
 
@@ -309,6 +310,16 @@ impl Rig {
 
     /// Lets what has passed so far take effect: an attempt at a target of its own that is due
     /// now begins after everything that was due before it.
+    /// The same where tasks go elsewhere unless they say otherwise.
+    pub async fn settle_here(&self, seq: u64) {
+        let mut spec = spec("http://settle/");
+        spec.placement = Some(Placement::Owner);
+        let at = self.clock.wall();
+        let change = self.log.trigger(seq, fence(1, 1), at, &spec);
+        self.executor.changed(&[change]);
+        until(|| self.script.begun().contains(&seq)).await;
+    }
+
     pub async fn settle(&self, seq: u64) {
         let at = self.clock.wall();
         self.trigger(seq, at, "http://settle/");

@@ -79,6 +79,7 @@ async fn echo(
 
 fn call(url: &str) -> Call {
     Call {
+        node: 7,
         seq: Seq(1),
         fence: fence(0, 1),
         key: Key::new("shop", "order-1").unwrap(),

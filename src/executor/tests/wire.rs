@@ -107,6 +107,7 @@ fn http(url: &str) -> Http {
 
 fn call(http: Http) -> Call {
     Call {
+        node: 7,
         seq: Seq(17),
         fence: fence(3, 2),
         key: Key::new("shop", "order-17").unwrap(),

@@ -49,6 +49,8 @@ pub(crate) enum Lane {
     Snapshot = 3,
     /// Proposals and reads on their way to the leader.
     Forward = 4,
+    /// Errands: each call lasts as long as what it asks for.
+    Work = 5,
 }
 
 /// A connection, of whatever kind.

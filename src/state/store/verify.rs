@@ -93,6 +93,7 @@ mod tests {
             accept_timeout: None,
             expires_at: None,
             labels: [label(n)].into(),
+            placement: None,
         };
         let (spec, when) = (spec.encode(), When::At(Time(10_000_000 + n)));
         Event::from(Submit {
