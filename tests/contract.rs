@@ -29,6 +29,7 @@ mod contract {
     mod past;
     mod schedule;
     mod served;
+    mod shards;
     mod stages;
     mod submit;
 }

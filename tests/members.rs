@@ -3,10 +3,11 @@
 
 mod support;
 
+use serde_json::Value;
 use std::time::Duration;
 use support::agree::assert_same_state;
 use support::cluster::Cluster;
-use support::node::{Node, binary};
+use support::node::{Node, binary, free_address};
 use support::receiver::Receiver;
 use support::work::{is_purged, spread, submit_surely, task, wait_all_done};
 use support::{now_ms, seconds, serial, wait_for};
@@ -281,4 +282,39 @@ fn a_stopped_follower_does_not_make_the_log_grow() {
             assert_eq!(ran.json()["node"], by, "{duty} on node {id}");
         }
     }
+}
+
+/// Who a node is says its directory, and where it is the membership: a node, and then the leader,
+/// comes back elsewhere, is found there, and works.
+#[test]
+fn a_node_comes_back_at_other_addresses() {
+    let _one = serial();
+    let receiver = Receiver::start();
+    let mut cluster = Cluster::new(3).start();
+    let leader = cluster.wait_ready();
+    for (round, id) in [leader % 3 + 1, leader].into_iter().enumerate() {
+        cluster.node(id).terminate(seconds(20));
+        let node = cluster.node(id);
+        (node.http, node.peer) = (free_address(), free_address());
+        // What is told of the others is of the past as well.
+        node.args.clear();
+        node.start();
+        let (http, peer) = (node.http.to_string(), node.peer.to_string());
+        for asked in 1..=3 {
+            wait_for("its new address, everywhere", seconds(40), || {
+                let view = cluster.client(asked).get("/v1/cluster").ok()?.json();
+                let nodes = view["nodes"].as_array()?.clone();
+                let found = nodes.iter().find(|node| node["id"] == id)?;
+                let there = found["http"] == *http && found["peer"] == *peer;
+                (there && found["alive"] == true && nodes.len() == 3).then_some(())
+            });
+        }
+        cluster.wait_ready();
+        let tasks: Vec<Value> = (0..60)
+            .map(|n| task(&format!("{round}-{n}"), now_ms() + 500, &receiver.url))
+            .collect();
+        spread(cluster.clients(), &tasks);
+        receiver.wait_tasks(60 * (round + 1), seconds(30));
+    }
+    assert_same_state(&cluster);
 }

@@ -130,6 +130,7 @@ impl BulkFilter {
             labels: checked_labels(self.labels.into_iter().collect())?,
             due_from: self.due_from,
             due_to: self.due_to,
+            ..Filter::default()
         })
     }
 }

@@ -98,6 +98,7 @@ fn filter(params: &Params) -> Result<Filter, Problem> {
         labels: checked_labels(labels)?,
         due_from: params.time("due_from")?,
         due_to: params.time("due_to")?,
+        ..Filter::default()
     })
 }
 

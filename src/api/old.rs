@@ -18,13 +18,16 @@ use crate::model::{By, Complete, Key, Run, Task};
 use crate::raft::Class;
 
 /// The paths that speak the envelope.
-pub const PATHS: [&str; 6] = [
+pub const PATHS: [&str; 9] = [
     "/submit",
     "/uuid",
     "/api/task/done",
     "/inner/submit",
     "/execute",
     "/done",
+    "/shard/create",
+    "/shard/fill",
+    "/shard/pop",
 ];
 
 /// The old envelope.
@@ -206,7 +209,7 @@ impl Api {
     }
 
     /// A success; index 0 stands for an answer that is no write.
-    fn envelope(&self, index: u64, data: Vec<(&'static str, Value)>) -> Response {
+    pub(super) fn envelope(&self, index: u64, data: Vec<(&'static str, Value)>) -> Response {
         let names = data.into_iter();
         let compat = &self.settings.compat;
         let data: Map<_, _> = names

@@ -15,7 +15,7 @@ use super::schema::AnyJson;
 use crate::model::{Backoff, Http, Retry, Span, Spec, Stage, Target, Time, When};
 
 /// Every field of the old paths that may be renamed.
-pub const FIELDS: [&str; 18] = [
+pub const FIELDS: [&str; 25] = [
     "appId",
     "uuid",
     "expireTime",
@@ -34,6 +34,13 @@ pub const FIELDS: [&str; 18] = [
     "data",
     "stage",
     "stageName",
+    "k",
+    "total",
+    "id",
+    "shard",
+    "current",
+    "tasks",
+    "next",
 ];
 
 /// How the old paths differ from their assumed shape.

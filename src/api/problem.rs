@@ -42,12 +42,14 @@ kinds! {
     Forbidden 403 "forbidden" "This request is not allowed",
     NoRoute 404 "no-such-path" "There is no such path",
     UnknownTask 404 "unknown-task" "There is no such task",
+    UnknownSet 404 "unknown-shard-set" "There is no such shard set",
     Method 405 "method-not-allowed" "This path has no such method",
     Slow 408 "request-timeout" "The request came too slowly",
     Content 409 "content-differs" "The task exists with other content",
     Stage 409 "wrong-stage" "The task's stage does not allow this",
     Fence 409 "stale-fence" "Another attempt holds the task",
     Membership 409 "membership" "The cluster was not changed",
+    Set 409 "shard-set" "The shard set does not allow this",
     Changed 412 "changed" "The task has changed since",
     TooLarge 413 "too-large" "The request is too large",
     MediaType 415 "media-type" "This content type is not read here",
@@ -125,6 +127,8 @@ impl Problem {
             Refusal::Changed => Kind::Changed,
             Refusal::StaleFence { .. } => Kind::Fence,
             Refusal::Withdraw { .. } => Kind::Contended,
+            Refusal::NoSet => Kind::UnknownSet,
+            Refusal::NotFilled | Refusal::TooManySets | Refusal::DefaultSet { .. } => Kind::Set,
         };
         Problem {
             index: Some(index),

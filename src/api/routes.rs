@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use super::problem::{Kind, Problem};
 use super::{
     Api, access, actions, auth, batch, bulk, cluster, health, history, lifecycle, list, members,
-    old, openapi, tasks,
+    old, old_shards, openapi, shards, tasks,
 };
 
 /// The whole API as one service.
@@ -48,12 +48,19 @@ pub(super) fn documented() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(members::lead))
         .routes(routes!(members::drain))
         .routes(routes!(lifecycle::run))
+        .routes(routes!(shards::sets))
+        .routes(routes!(shards::set, shards::make, shards::remove))
+        .routes(routes!(shards::fill))
+        .routes(routes!(shards::pop))
         .routes(routes!(old::submit))
         .routes(routes!(old::inner_submit))
         .routes(routes!(old::uuid))
         .routes(routes!(old::task_done))
         .routes(routes!(old::inner_done))
         .routes(routes!(old::execute))
+        .routes(routes!(old_shards::create))
+        .routes(routes!(old_shards::fill))
+        .routes(routes!(old_shards::pop))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))

@@ -130,6 +130,15 @@ async fn a_good_request_reaches_the_cluster() {
         ("POST", "/api/task/done", r#"{"appId":"shop","uuid":"u"}"#),
         ("POST", "/done", r#"{"appId":"shop","uuid":"u"}"#),
         ("POST", "/execute", r#"{"appId":"shop","uuid":"u"}"#),
+        ("GET", "/v1/shards", ""),
+        ("GET", "/v1/shards/eu?app=shop&id=order-17", ""),
+        ("PUT", "/v1/shards/eu", r#"{"total":12}"#),
+        ("DELETE", "/v1/shards/eu", ""),
+        ("POST", "/v1/shards/eu/fill", r#"{"window":"1m"}"#),
+        ("POST", "/v1/shards/eu/pop?shard=3&limit=5", ""),
+        ("POST", "/shard/create", r#"{"k":"eu","total":12}"#),
+        ("POST", "/shard/fill", "{}"),
+        ("GET", "/shard/pop?id=eu&shard=3&limit=5", ""),
         ("GET", "/readyz", ""),
     ] {
         let answer = send(method, path, body).await;

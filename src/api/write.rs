@@ -121,10 +121,12 @@ pub fn written(answer: Result<Decided, Busy>) -> Result<Written, Problem> {
         Outcome::Task { new, task } => made(Some(task), new),
         Outcome::Refused(refusal) => Err(Problem::refused(&refusal, index)),
         Outcome::Marked => made(None, true),
-        Outcome::Folded | Outcome::Counted { .. } | Outcome::Stale { .. } => Err(Problem::new(
-            Kind::Fault,
-            "the log answered with something that no caller asks for",
-        )),
+        Outcome::Folded | Outcome::Counted { .. } | Outcome::Stale { .. } | Outcome::Set { .. } => {
+            Err(Problem::new(
+                Kind::Fault,
+                "the log answered with something that no caller asks for",
+            ))
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod output;
 mod recover;
 mod schedule;
 pub mod serve;
+mod shards;
 mod submit;
 mod task;
 
@@ -49,6 +50,8 @@ enum Command {
     Task(task::TaskArgs),
     /// Says what expressions of schedules mean. Needs no server.
     Schedule(schedule::ScheduleArgs),
+    /// Cuts tasks into shards for consumers that share them out.
+    Shards(shards::ShardsArgs),
     /// Shows the cluster, and changes its members.
     Cluster(cluster::ClusterArgs),
     /// Submits tasks from a file of JSON lines, resumable.
@@ -78,6 +81,7 @@ pub fn run() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Task(args) => block_on(task::run(args)),
         Command::Schedule(args) => schedule::run(&args),
+        Command::Shards(args) => block_on(shards::run(args)),
         Command::Cluster(args) => block_on(cluster::run(args)),
         Command::Import(args) => block_on(import::run(args)),
         Command::Log(args) => log::run(&args),
@@ -145,6 +149,9 @@ mod tests {
             "horolog task events shop order-17",
             "horolog schedule next @daily --zone Europe/Berlin --count 3 --json",
             "horolog schedule next @daily @hourly --from 2027-01-01T00:00:00Z --dst gap=after",
+            "horolog shards make eu 12",
+            "horolog shards pop eu --shard 3 --limit 5 --json",
+            "horolog task submit --app a --url http://a/ --placement label:gpu=yes",
             "horolog cluster status --json",
             "horolog cluster add 4 a:1",
             "horolog cluster remove 4",

@@ -39,6 +39,9 @@ const AGAIN_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration:
 /// What has waited for so long at its target is given away too, whatever the load.
 const GIVE_AFTER: Duration = Duration::from_secs(1);
 
+/// A broadcast waits so long for a node that has no room, or as long as its call may take: the log
+/// expects the outcome soon after that time-out.
+const ROOM_WITHIN: Duration = Duration::from_secs(15);
 /// It is looked no more often than that what to give away: a look goes over all targets.
 const GIVE_EVERY: Duration = Duration::from_millis(20);
 
@@ -452,7 +455,9 @@ impl Inner {
         broadcast::together(id, self.settings.node, parts, (started, self.clock.wall()))
     }
 
-    async fn part(self: &Arc<Self>, node: NodeId, errand: Errand) -> Part {
+    async fn part(self: &Arc<Self>, node: NodeId, mut errand: Errand) -> Part {
+        let room_within = errand.timeout.std().min(ROOM_WITHIN);
+        let give_up = self.clock.steady() + room_within;
         loop {
             let returned = match self.others.get() {
                 _ if node == self.settings.node => match self.clone().errand(errand).await {
@@ -465,13 +470,14 @@ impl Inner {
             match returned {
                 Returned::Ended(event) => return Part::Ended(event),
                 Returned::Lost(why) => return Part::Failed(why),
-                Returned::Refused(why) if self.clock.steady() >= errand.until => {
+                Returned::Refused(why) if self.clock.steady() >= give_up => {
                     return Part::Failed(why);
                 }
                 Returned::Refused(_) => {}
             }
             #[allow(clippy::disallowed_methods)] // Until a busy node has room for it.
             tokio::time::sleep(AGAIN_AFTER.0).await;
+            errand.until = self.lock().leased_until();
         }
     }
 

@@ -165,6 +165,29 @@ pub struct RetireV1 {
     pub max: u32,
 }
 
+/// A shard set is to have so many shards; none: it is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct MakeSetV1 {
+    pub name: Arc<str>,
+    pub total: Option<u16>,
+    pub by: By,
+}
+
+/// The tasks that are due within a window become available in a shard set, or in all.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct FillSetsV1 {
+    pub name: Option<Arc<str>>,
+    pub window: Span,
+    pub by: By,
+}
+
+/// The next shard of a set's last fill is handed out.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct PopShardV1 {
+    pub name: Arc<str>,
+    pub by: By,
+}
+
 pub use AcceptedV1 as Accepted;
 pub use AgainV1 as Again;
 pub use AssignV1 as Assign;
@@ -173,6 +196,9 @@ pub use ChangeV1 as ChangeTask;
 pub use CompleteV1 as Complete;
 pub use DoneV1 as Done;
 pub use FailedV1 as Failed;
+pub use FillSetsV1 as FillSets;
+pub use MakeSetV1 as MakeSet;
+pub use PopShardV1 as PopShard;
 pub use RetireV1 as Retire;
 pub use RunV1 as Run;
 pub use StartedV1 as Started;
@@ -234,5 +260,8 @@ events! {
     14 Failed(FailedV1),
     20 Assign(AssignV1),
     21 Again(AgainV1),
+    22 MakeSet(MakeSetV1),
+    23 FillSets(FillSetsV1),
+    24 PopShard(PopShardV1),
     30 Retire(RetireV1),
 }

@@ -197,6 +197,32 @@ fn events() -> Vec<(&'static str, Event)> {
             .into(),
         ),
         (
+            "make_set",
+            MakeSetV1 {
+                name: "eu".into(),
+                total: Some(12),
+                by: by(),
+            }
+            .into(),
+        ),
+        (
+            "fill_sets",
+            FillSetsV1 {
+                name: Some("eu".into()),
+                window: Span(120_000),
+                by: by(),
+            }
+            .into(),
+        ),
+        (
+            "pop_shard",
+            PopShardV1 {
+                name: "eu".into(),
+                by: by(),
+            }
+            .into(),
+        ),
+        (
             "retire",
             RetireV1 {
                 finished_up_to: Time(1),

@@ -64,6 +64,14 @@ pub const ANSWER_READ_BYTES: usize = 64 << 10;
 pub const ERROR_BYTES_MAX: usize = 512;
 /// Shards of a new cluster: enough to spread over a dozen nodes evenly.
 pub const SHARDS_DEFAULT: u16 = 64;
+/// Most shard sets beside the default one: each is a name and a number that every replica keeps.
+pub const SHARD_SETS_MAX: usize = 64;
+/// Longest name of a shard set, in bytes.
+pub const SHARD_SET_BYTES_MAX: usize = 64;
+/// Most shards of a set: one for each of a thousand consumers, four times over.
+pub const SHARD_SET_TOTAL_MAX: u16 = 4_096;
+/// A fill takes what is due within this time, unless it says otherwise.
+pub const SHARD_FILL_WINDOW: Span = Span::minutes(2);
 /// Replicas compare their state hashes at multiples of this index.
 pub const HASH_EVERY: u64 = 256;
 /// So many of those hashes are kept.

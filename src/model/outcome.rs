@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use super::{Fence, NodeId, Seq, Stage, Task};
+use super::{Fence, NodeId, Seq, ShardSet, Stage, Task};
 
 /// The answer to one event.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -27,6 +27,11 @@ pub enum Outcome {
     Stale { held: Fence },
     /// Nothing changed; the caller must act.
     Refused(Refusal),
+    /// A shard set as it is after the event, and the shard that this one handed out.
+    Set {
+        set: Box<ShardSet>,
+        popped: Option<u16>,
+    },
 }
 
 /// Why an event had no effect. Every replica decides alike.
@@ -51,4 +56,15 @@ pub enum Refusal {
         fence: Fence,
         owner: NodeId,
     },
+    #[error("there is no such shard set; make it first")]
+    NoSet,
+    #[error("the shard set was never filled; fill it first")]
+    NotFilled,
+    #[error("there may be no more shard sets, or not with this number of shards; remove one")]
+    TooManySets,
+    #[error(
+        "the shard set `default` places work, and has {held} shards for as long as this cluster \
+         lives; make another set, which is a view over the same tasks"
+    )]
+    DefaultSet { held: u16 },
 }

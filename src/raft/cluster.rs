@@ -561,6 +561,8 @@ fn may_repeat(event: &Event) -> bool {
     match event {
         _ if bugs::on(Bug::BlindRepeat) => true,
         Event::Cancel(_) | Event::Change(_) | Event::Run(_) => false,
+        // The second would hand out what nobody gets, or what somebody has.
+        Event::PopShard(_) | Event::FillSets(_) => false,
         Event::Complete(complete) => complete.ok && complete.fence.is_some(),
         _ => true,
     }

@@ -58,6 +58,7 @@ fn beat(
     pings: &FuturesUnordered<BoxFuture<'static, NodeId>>,
 ) {
     for (id, member) in inner.members() {
+        inner.peers.lives_at(id, &member.peer);
         if id != inner.node && asked.insert(id) {
             let inner = inner.clone();
             let ping = async move {

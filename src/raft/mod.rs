@@ -39,6 +39,7 @@ mod lifecycle_tests;
 mod machine;
 mod margin;
 mod members;
+mod moved;
 mod network;
 mod operate;
 mod owners;

@@ -87,7 +87,9 @@ impl Peer {
         body: bytes::Bytes,
         within: Duration,
     ) -> Result<bytes::Bytes, Failure> {
-        let to = (self.node, self.address.as_str());
+        // openraft keeps a connection's address for as long as its target is a member.
+        let home = self.peers.home(self.node);
+        let to = (self.node, home.as_deref().unwrap_or(&self.address));
         self.peers
             .call(to, lane, kind, body, within)
             .await

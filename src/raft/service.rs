@@ -133,6 +133,11 @@ impl Service {
                 let release: Release = decode(&body).map_err(text)?;
                 Ok(encode(&self.0.rim.release(&release)))
             }
+            wire::MOVED => {
+                let join: Join = decode(&body).map_err(text)?;
+                let noted = Cluster(self.0.clone()).note_address(join).await;
+                Ok(encode::<wire::Asked>(&noted))
+            }
             wire::ERRAND => {
                 let sent = decode(&body).map_err(text)?;
                 Ok(encode(&errand::run(&self.0, sent).await))

@@ -32,7 +32,7 @@ use super::types::{Member, Raft};
 use super::upkeep::Cadence;
 use super::view::Registry;
 use super::watchdog::Watch;
-use super::{duties, heartbeat, operate, peer, upkeep};
+use super::{duties, heartbeat, moved, operate, peer, upkeep};
 use crate::log::{Identity, LogFault, LogStore};
 use crate::model::{Clock, NodeId};
 use crate::state::Shared;
@@ -153,6 +153,7 @@ pub async fn start(
     tasks.spawn(upkeep::window(inner.clone()));
     tasks.spawn(upkeep::logs(inner.clone(), raft));
     tasks.spawn(scrub::run(inner.clone()));
+    tasks.spawn(moved::run(inner.clone()));
     Ok(Running {
         cluster: Cluster(inner),
         tasks,

@@ -36,6 +36,7 @@ kinds! {
     JOIN = 24,
     ORDER = 25,
     ERRAND = 26,
+    MOVED = 27,
     DUTY = 30,
     LOOK = 31,
     DRAIN = 33,

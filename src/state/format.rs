@@ -1,4 +1,4 @@
-//! Snapshot format 3 is frozen too, and damage to it is found: I-28.
+//! Snapshot format 4 is frozen too, and damage to it is found: I-28.
 
 use proptest::prelude::*;
 
@@ -16,6 +16,21 @@ fn small() -> Desk {
     }
     for stage in Stage::ALL.into_iter().rev() {
         desk.bring(stage.name(), stage);
+    }
+    for event in [
+        Event::from(MakeSet {
+            name: "eu".into(),
+            total: Some(12),
+            by: "test".into(),
+        }),
+        FillSets {
+            name: Some("eu".into()),
+            window: Span(60_000),
+            by: "test".into(),
+        }
+        .into(),
+    ] {
+        desk.fold(event);
     }
     desk.fold(Complete {
         mark: true,
@@ -46,7 +61,7 @@ fn records_and_snapshots_are_encoded_as_they_always_were() {
         .find(|r| r.task.stage == Stage::Retrying)
         .unwrap();
     let samples = [("record", encode(retrying)), ("snapshot", snapshot(&desk))];
-    assert_frozen("state/fixtures/snapshot-3.hex", &samples);
+    assert_frozen("state/fixtures/snapshot-4.hex", &samples);
 }
 
 #[test]
@@ -147,9 +162,9 @@ proptest! {
     #[test]
     fn random_bytes_are_refused_calmly(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(restore(&bytes).is_err());
-        let begun = [b"HSNP\x03", &bytes[..]].concat();
+        let begun = [b"HSNP\x04", &bytes[..]].concat();
         prop_assert!(restore(&begun).is_err());
-        let header = [&b"HSNP\x03"[..], &framed((1, &bytes))].concat();
+        let header = [&b"HSNP\x04"[..], &framed((1, &bytes))].concat();
         prop_assert!(restore(&header).is_err());
     }
 

@@ -10,6 +10,7 @@
 //!                                         │
 //!              tasks.rs   submit, cancel, change, run, complete
 //!              attempts.rs trigger, started, accepted, done, failed, deadlines
+//!              sets.rs     named shard sets, filled and handed out
 //!              owners.rs  assign, again   retention.rs  retire, past.rs  what stays   progress.rs  how far
 //! ```
 //!
@@ -30,6 +31,7 @@ mod queue;
 mod read;
 mod record;
 mod retention;
+mod sets;
 mod shared;
 mod snapshot;
 mod store;
@@ -113,6 +115,8 @@ pub(crate) struct Core {
     floors: [Time; 2],
     /// Histories of retired tasks that finished up to here are gone.
     history_floor: Time,
+    /// Named shard sets.
+    sets: sets::Sets,
 }
 
 impl Default for Core {
@@ -127,6 +131,7 @@ impl Default for Core {
             progress: vec![Progress::default(); usize::from(SHARDS_DEFAULT)],
             floors: [Time(0); 2],
             history_floor: Time(0),
+            sets: sets::Sets::new(),
         }
     }
 }
@@ -200,6 +205,8 @@ impl State {
                     self.table
                         .warm_open(|hash| e.shards.contains(&Shard::of(hash, total)))?;
                 }
+                // The small part of the state is always in memory.
+                Event::MakeSet(_) | Event::FillSets(_) | Event::PopShard(_) => {}
                 Event::Again(e) => {
                     let mut lost = e.attempts.iter();
                     lost.try_for_each(|(seq, _)| self.table.warm_seq(*seq))?;
@@ -260,6 +267,9 @@ impl State {
             Event::Assign(e) => self.assign(entry, &e),
             Event::Again(e) => self.again(entry, &e),
             Event::Retire(e) => self.retire(&e),
+            Event::MakeSet(e) => self.make_set(e),
+            Event::FillSets(e) => self.fill_sets(entry, &e),
+            Event::PopShard(e) => self.pop_shard(&e),
         }
     }
 

@@ -11,7 +11,7 @@ use super::table::{Known, Table};
 use super::{Open, State, StoreFault};
 use crate::bugs::{self, Bug};
 use crate::model::limits::PAGE_EXAMINED_MAX;
-use crate::model::{Fence, Key, NodeId, Row, Seq, Spec, Stage, Task, Time};
+use crate::model::{Fence, Key, NodeId, Row, Seq, Shard, Spec, Stage, Task, Time};
 
 /// A list looks at so many keys at once, and the fold goes on between: a record that lies on the
 /// disk takes some 10 µs. Tests meet the ends of slices often.
@@ -42,6 +42,10 @@ pub struct Filter {
     pub due_from: Option<Time>,
     /// Exclusive.
     pub due_to: Option<Time>,
+    /// Only this shard of so many.
+    pub part: Option<(Shard, u16)>,
+    /// Only what is not final.
+    pub open: bool,
 }
 
 /// One page of a list, in (app, id) order.
@@ -103,6 +107,10 @@ impl Filter {
         self.stage.is_none_or(|stage| stage == task.stage)
             && self.due_from.is_none_or(|from| from <= task.due)
             && self.due_to.is_none_or(|to| task.due < to)
+            && self
+                .part
+                .is_none_or(|(shard, total)| task.shard(total) == shard)
+            && !(self.open && task.stage.is_final())
             && (self.labels.is_empty() || labelled())
     }
 

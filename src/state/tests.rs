@@ -14,6 +14,7 @@ mod read;
 mod retention;
 mod retry;
 mod run;
+mod sets;
 mod submit;
 mod trigger;
 

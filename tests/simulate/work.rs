@@ -33,7 +33,20 @@ pub struct Work {
     pace_us: u64,
 }
 
+/// Where tasks are carried out, by their id: half of them say nothing. Not everywhere at once, since
+/// the books know one delivery of each attempt.
+const PLACEMENTS: [&str; 5] = ["owner", "round_robin", "random", "hash", "leader"];
+
 fn task(app: &str, id: &str, due_ms: u64, what: &str) -> Value {
+    let sum: usize = id.bytes().map(usize::from).sum();
+    let mut task = plain(app, id, due_ms, what);
+    if let Some(placement) = PLACEMENTS.get(sum % (2 * PLACEMENTS.len())) {
+        task["placement"] = json!(placement);
+    }
+    task
+}
+
+fn plain(app: &str, id: &str, due_ms: u64, what: &str) -> Value {
     json!({
         "app": app, "id": id, "due_at": due_ms,
         "target": { "http": { "url": format!("http://{app}.example/{what}"), "timeout": "1500ms" } },

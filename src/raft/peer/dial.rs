@@ -22,6 +22,8 @@ pub(crate) struct Peers {
     network: Arc<dyn Network>,
     places: Mutex<BTreeMap<(String, Lane), Place>>,
     refusals: Refusals,
+    /// Where members were last said to be.
+    homes: Mutex<BTreeMap<NodeId, String>>,
 }
 
 impl Peers {
@@ -32,6 +34,7 @@ impl Peers {
             network,
             places: Mutex::default(),
             refusals: Refusals::default(),
+            homes: Mutex::default(),
         }
     }
 
@@ -49,6 +52,20 @@ impl Peers {
 
     pub(crate) fn me(&self) -> Self_ {
         *self.me.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes where a member is.
+    pub(crate) fn lives_at(&self, node: NodeId, address: &str) {
+        let mut homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        if homes.get(&node).is_none_or(|home| home != address) {
+            homes.insert(node, address.to_owned());
+        }
+    }
+
+    /// Where a member was last said to be.
+    pub(crate) fn home(&self, node: NodeId) -> Option<String> {
+        let homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        homes.get(&node).cloned()
     }
 
     /// Calls a peer. `to` is who must be there; 0 for whoever is.

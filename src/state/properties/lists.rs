@@ -141,6 +141,7 @@ impl Wanted {
             labels: labels.collect(),
             due_from: self.due.map(|(from, _)| Time(now + from)),
             due_to: self.due.map(|(_, to)| Time(now + to)),
+            ..Filter::default()
         }
     }
 }

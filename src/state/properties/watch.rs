@@ -344,5 +344,9 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Refused(Refusal::Changed) => "changed",
         Outcome::Refused(Refusal::StaleFence { .. }) => "stale fence",
         Outcome::Refused(Refusal::Withdraw { .. }) => "withdraw",
+        Outcome::Set { .. }
+        | Outcome::Refused(
+            Refusal::NoSet | Refusal::NotFilled | Refusal::TooManySets | Refusal::DefaultSet { .. },
+        ) => "set",
     }
 }
