@@ -236,6 +236,7 @@ impl Core {
         self.attempts.restore(id);
         if let Some(entry) = self.attempts.get(id)
             && entry.place == Place::Parked
+            && !self.attempts.is_withdrawn(id)
         {
             self.hold_until(id, entry.at);
         }

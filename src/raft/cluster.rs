@@ -253,7 +253,7 @@ impl Cluster {
             match verdicts.pop() {
                 Some(Verdict::Decided { index, outcome }) => {
                     if matches!(outcome, Outcome::Refused(_)) {
-                        self.0.rim.restore(seq, fence);
+                        self.restore(seq, fence, index).await;
                     }
                     return Verdict::Decided { index, outcome };
                 }
@@ -269,6 +269,15 @@ impl Cluster {
             }
             #[allow(clippy::disallowed_methods)] // Until a leader answers.
             tokio::time::sleep(LOOK * 4).await;
+        }
+    }
+
+    /// The event was refused, so the attempt may go on: unless another event has moved the task, or
+    /// this very one has, whose first answer was lost. What is folded here up to the refusal tells.
+    async fn restore(&self, seq: Seq, fence: Fence, index: u64) {
+        let mut applied = self.0.folded.applied.subscribe();
+        if applied.wait_for(|at| *at >= index).await.is_ok() {
+            self.0.rim.restore(seq, fence);
         }
     }
 
