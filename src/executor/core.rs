@@ -128,13 +128,15 @@ impl Core {
         let mut due = Vec::new();
         let early = bugs::on(Bug::EarlyDispatch);
         while due.len() < max && self.next_at().is_some_and(|at| at <= now || early) {
-            let Some(Reverse((at, seq, fence))) = self.heap.pop() else {
+            let Some(Reverse((_, seq, fence))) = self.heap.pop() else {
                 break;
             };
             let id = (seq, fence);
-            if self.attempts.get(id).map(|entry| entry.place) != Some(Place::Held) {
+            let held = self.attempts.get(id).filter(|e| e.place == Place::Held);
+            // Its own instant, also where it was held for longer.
+            let Some(at) = held.map(|entry| entry.at) else {
                 continue;
-            }
+            };
             if self.admit(id) {
                 self.attempts.put(id, Place::Queued);
                 due.push(Reference {

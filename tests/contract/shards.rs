@@ -194,8 +194,8 @@ fn the_old_paths_speak_the_old_envelope() {
 #[test]
 fn the_command_line_makes_fills_and_shows_sets() {
     let node = Node::start(&[]);
-    for (args, shows) in [
-        (&["make", "eu", "4"][..], "eu"),
+    let cases: [(&[&str], &str); 7] = [
+        (&["make", "eu", "4"], "eu"),
         (&["fill", "eu", "--window", "1m"], "eu"),
         (&["pop", "eu"], "shard 0 of 4"),
         (
@@ -205,8 +205,9 @@ fn the_command_line_makes_fills_and_shows_sets() {
         (&["hit", "default", "shop", "order-17"], "shard 17 of 64"),
         (&["list"], "default"),
         (&["remove", "eu"], "eu is removed"),
-    ] {
-        let ran = node.cli(&[&["shards"], args].concat());
+    ];
+    for (args, shows) in cases {
+        let ran = node.cli(&[&["shards"][..], args].concat());
         assert!(
             ran.code == Some(0) && ran.out.contains(shows),
             "{args:?}: {ran:?}"

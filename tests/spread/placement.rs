@@ -1,10 +1,10 @@
 //! On which node an attempt is carried out, whoever owns its shard.
 
 use super::*;
+use crate::support::http::Client;
+use crate::support::receiver::{Arrival, Reply};
+use crate::support::work::{APP, submit_all};
 use serde_json::json;
-use support::http::Client;
-use support::receiver::{Arrival, Reply};
-use support::work::{APP, submit_all};
 
 fn placed(id: &str, due_ms: u64, url: &str, placement: &Value) -> Value {
     let mut task = task(id, due_ms, url);
@@ -24,18 +24,15 @@ fn run(cluster: &Cluster, receiver: &Receiver, name: &str, placement: &Value) ->
         .map(|id| placed(id, due, &receiver.url, placement))
         .collect();
     submit_all(&mut cluster.client(1), &tasks);
-    let mine = || {
-        let mut all = receiver.arrivals();
-        all.retain(|arrival| ids.contains(&arrival.id));
-        all
-    };
     wait_for(&format!("{COUNT} tasks of {name}"), seconds(20), || {
         let done = ids
             .iter()
             .all(|id| stage(&mut cluster.client(1), id) == "done");
         done.then_some(())
     });
-    mine()
+    let mut mine = receiver.arrivals();
+    mine.retain(|arrival| ids.contains(&arrival.id));
+    mine
 }
 
 fn get(client: &mut Client, id: &str, what: &str) -> Value {
