@@ -222,6 +222,7 @@ pub mod tests {
             "labels",
             "target",
             "retry",
+            "placement",
         ];
         contract.sort_unstable();
         assert_eq!(members, contract);
