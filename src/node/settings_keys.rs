@@ -71,7 +71,7 @@ pub const KEYS: &[Key] = &[
     key(
         "node.labels",
         Kind::Pairs,
-        "--labels",
+        "",
         "what this node is called, for tasks that are placed by label: `gpu=yes,zone=a`",
     ),
     key(

@@ -6,6 +6,9 @@ use crate::support::receiver::{Arrival, Reply};
 use crate::support::work::{APP, submit_all};
 use serde_json::json;
 
+/// What a node is called, for placement by label.
+const LABELS: &str = "HOROLOG_NODE_LABELS";
+
 fn placed(id: &str, due_ms: u64, url: &str, placement: &Value) -> Value {
     let mut task = task(id, due_ms, url);
     task["placement"] = placement.clone();
@@ -78,8 +81,8 @@ fn each_placement_runs_where_it_says() {
     let mut cluster = Cluster::new(3);
     cluster
         .node(2)
-        .args
-        .extend(["--labels".into(), "gpu=yes,zone=a".into()]);
+        .env
+        .push((LABELS.into(), "gpu=yes,zone=a".into()));
     let cluster = cluster.start();
     wait_spread(&cluster, 1, &[1, 2, 3]);
     let labels = &cluster.view(3)["nodes"][1]["labels"];
@@ -212,10 +215,7 @@ fn a_loaded_node_gives_work_away_and_a_lost_performer_costs_one_redispatch() {
         .node(full)
         .env
         .push(("HOROLOG_CALLBACKS_TOTAL".into(), "2".into()));
-    cluster
-        .node(3)
-        .args
-        .extend(["--labels".into(), "gpu=yes".into()]);
+    cluster.node(3).env.push((LABELS.into(), "gpu=yes".into()));
     let mut cluster = cluster.start();
     wait_spread(&cluster, full, &[1, 2, 3]);
     let from = now_ms() + 2_000;
