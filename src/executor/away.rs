@@ -33,6 +33,9 @@ pub trait Others: Send + Sync + 'static {
 const AWAY_MAX: usize = 256;
 /// A node that has refused something is asked for nothing that another could do for so long.
 const REFUSED_FOR: Duration = Duration::from_millis(200);
+/// The same of one that did not answer: by then it was heard again, or it is known to be silent. Else
+/// what it has lost would be lost with it a second time.
+const LOST_FOR: Duration = Duration::from_secs(3);
 /// What nobody may carry out at present is looked at again after half the time that it is late, within
 /// these: few look often, and many that wait for long cost little.
 const AGAIN_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
@@ -424,7 +427,11 @@ impl Inner {
                 self.metrics.count(Label::Away);
                 Some(event)
             }
-            Returned::Lost(why) => again(&why),
+            Returned::Lost(why) => {
+                let until = self.clock.steady() + LOST_FOR;
+                self.lock().away.refused.insert(node, until);
+                again(&why)
+            }
             Returned::Refused(why) => {
                 tracing::trace!(seq = errand.seq.0, node, "refused: {why}");
                 let steady = self.clock.steady();
