@@ -175,6 +175,21 @@ impl State {
         } else {
             Verb::CompleteFailed
         };
+        let open = matches!(stage, Stage::Triggered | Stage::Running | Stage::Accepted);
+        if event
+            .asked
+            .is_some_and(|asked| !open || asked != task.fence)
+            && stage != Stage::Done
+        {
+            return self.refuse_stage(seq);
+        }
+        // Whoever knows the fence has it from the attempt itself, which so has begun.
+        if stage.asks_owner(verb)
+            && event.fence.is_none()
+            && let Err(refusal) = self.withdrawn(seq, event.asked)
+        {
+            return Outcome::Refused(refusal);
+        }
         let by = Some(event.by);
         let result = |kind| NewRow {
             by: by.clone(),

@@ -237,7 +237,7 @@ impl Writer {
                 again,
                 by,
             }),
-            Wish::Complete { key: n, ok, how } => self.complete(key(n), ok, how),
+            Wish::Complete { key: n, ok, how } => self.complete(n, ok, how),
             Wish::Trigger { ahead, max } => tests::trigger(self.now + ahead, max).into(),
             Wish::Started { pick } => tests::started(&self.open(pick)?).into(),
             Wish::Report { pick, what, delay } => self.report(&self.open(pick)?, what, delay),
@@ -278,7 +278,8 @@ impl Writer {
         })
     }
 
-    fn complete(&self, key: Key, ok: bool, how: u8) -> Event {
+    fn complete(&self, n: u8, ok: bool, how: u8) -> Event {
+        let (key, asked) = (key(n), self.withdrawn(n, how));
         let fence = self
             .state
             .task(&key)
@@ -291,6 +292,7 @@ impl Writer {
                 2 => fence.map(|number| number ^ 1),
                 _ => None,
             },
+            asked,
             ok,
             error: None,
             result: None,
