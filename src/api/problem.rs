@@ -124,7 +124,7 @@ impl Problem {
             Refusal::Stage { .. } | Refusal::AlreadyDone => Kind::Stage,
             Refusal::Changed => Kind::Changed,
             Refusal::StaleFence { .. } => Kind::Fence,
-            Refusal::Withdraw { .. } => Kind::Contended,
+            Refusal::Withdraw { .. } | Refusal::Moved => Kind::Contended,
         };
         Problem {
             index: Some(index),

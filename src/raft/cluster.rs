@@ -117,9 +117,7 @@ impl Cluster {
             if start.elapsed() >= LEADER_WITHIN {
                 break;
             }
-            // What completes counts for that attempt only, and the task has moved on meanwhile.
-            let moved = matches!(event, Event::Complete(_)) && is_stage_refused(&verdict);
-            if moved || matches!(verdict, Verdict::NotLeader) {
+            if has_moved(&verdict) || matches!(verdict, Verdict::NotLeader) {
                 #[allow(clippy::disallowed_methods)] // Until another node owns it.
                 tokio::time::sleep(LOOK).await;
                 let again = self.propose(class, vec![event.clone()]).await.pop();
@@ -610,10 +608,10 @@ fn owner_asked_for(verdict: &Verdict) -> Option<(Seq, Fence, NodeId)> {
     }
 }
 
-/// Refused because of the stage, and for no other reason.
-fn is_stage_refused(verdict: &Verdict) -> bool {
-    let refused = |outcome: &Outcome| matches!(outcome, Outcome::Refused(Refusal::Stage { .. }));
-    matches!(verdict, Verdict::Decided { outcome, .. } if refused(outcome))
+/// What the owner was asked came too late to count: the event is tried anew without it.
+fn has_moved(verdict: &Verdict) -> bool {
+    let moved = |outcome: &Outcome| matches!(outcome, Outcome::Refused(Refusal::Moved));
+    matches!(verdict, Verdict::Decided { outcome, .. } if moved(outcome))
 }
 
 fn answer(verdict: Verdict) -> Result<Decided, Busy> {

@@ -344,5 +344,6 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Refused(Refusal::Changed) => "changed",
         Outcome::Refused(Refusal::StaleFence { .. }) => "stale fence",
         Outcome::Refused(Refusal::Withdraw { .. }) => "withdraw",
+        Outcome::Refused(Refusal::Moved) => "moved",
     }
 }

@@ -94,6 +94,10 @@ impl Model {
             return (kind, 412, false);
         }
         let (mut to, fence) = (table(kind, task.stage), task.fence);
+        // What an owner withdrew counts while that attempt is about to begin.
+        if event["withdrawn"].is_u64() && task.stage != "triggered" && kind != "run" {
+            return (kind, 409, true);
+        }
         if let Some(then) = to.strip_prefix("withdraw ") {
             if event["withdrawn"].as_u64() != Some(fence) {
                 return (kind, 409, true);
@@ -150,11 +154,12 @@ impl Model {
         if named.is_some_and(|fence| fence != task.fence) {
             return (409, false);
         }
-        let open = matches!(task.stage, "triggered" | "running" | "accepted");
-        if asked.is_some_and(|asked| !open || asked != task.fence) && task.stage != "done" {
-            return (409, false);
-        }
-        if task.stage == "triggered" && named.is_none() && asked.is_none() {
+        let counts = match task.stage {
+            "triggered" => named.is_some() || asked == Some(task.fence),
+            "running" | "accepted" => asked.is_none_or(|asked| asked == task.fence),
+            _ => asked.is_none(),
+        };
+        if !counts {
             return (409, true);
         }
         let verb = if ok { "complete ok" } else { "complete failed" };
