@@ -126,7 +126,7 @@ impl Problem {
             Refusal::Stage { .. } | Refusal::AlreadyDone => Kind::Stage,
             Refusal::Changed => Kind::Changed,
             Refusal::StaleFence { .. } => Kind::Fence,
-            Refusal::Withdraw { .. } => Kind::Contended,
+            Refusal::Withdraw { .. } | Refusal::Moved => Kind::Contended,
             Refusal::NoSet => Kind::UnknownSet,
             Refusal::NotFilled | Refusal::TooManySets | Refusal::DefaultSet { .. } => Kind::Set,
         };

@@ -344,6 +344,7 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Refused(Refusal::Changed) => "changed",
         Outcome::Refused(Refusal::StaleFence { .. }) => "stale fence",
         Outcome::Refused(Refusal::Withdraw { .. }) => "withdraw",
+        Outcome::Refused(Refusal::Moved) => "moved",
         Outcome::Set { .. }
         | Outcome::Refused(
             Refusal::NoSet | Refusal::NotFilled | Refusal::TooManySets | Refusal::DefaultSet { .. },
