@@ -38,6 +38,7 @@ fn api(settings: ApiSettings) -> Api {
             false => Ok(()),
         }),
         new_id: Arc::new(|| "0190".into()),
+        targets: Arc::new(Vec::new),
         access: None,
     }
 }

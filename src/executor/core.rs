@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use super::attempts::{Attempts, Id, Place};
-use super::targets::{Reference, TargetKey, Targets};
+use super::flows::{Bounds, FlowKey, Flows, Grant, Reference, Told};
 use crate::model::{Change, Epoch, Fence, NodeId, Seq, Time};
 
 /// What [`Core::begin`] decided.
@@ -33,7 +33,7 @@ pub(super) struct Core {
     /// From where on what was missing is being read.
     reading: Option<(Time, Seq)>,
     pub attempts: Attempts,
-    pub targets: Targets,
+    pub targets: Flows,
     contact: Option<Duration>,
     released: Option<Epoch>,
     pub stopping: bool,
@@ -52,8 +52,14 @@ impl Core {
             missing: None,
             reading: None,
             attempts: Attempts::default(),
-            // A quarter each: one slow target cannot fill the memory that all share.
-            targets: Targets::new(settings.per_target, settings.total, held_max / 4),
+            // A quarter each: one application cannot fill the memory that all share.
+            targets: Flows::new(Bounds {
+                per_target: settings.per_target,
+                total: settings.total,
+                bytes: settings.bytes,
+                queue_max: held_max / 4,
+                breaker: settings.breaker,
+            }),
             contact: None,
             released: None,
             stopping: false,
@@ -62,7 +68,7 @@ impl Core {
     }
 
     /// Takes one change of the fold.
-    pub fn change(&mut self, change: &Change) {
+    pub fn change(&mut self, change: &Change, wall: Time) {
         match *change {
             Change::Triggered {
                 seq,
@@ -71,6 +77,12 @@ impl Core {
                 owner,
             } if owner == self.node => self.hold((seq, fence), at),
             Change::Closed { seq, fence } => self.attempts.close((seq, fence)),
+            Change::Paused { ref apps } => {
+                let (dropped, again) = self.targets.set_paused(apps, wall);
+                dropped.iter().for_each(|one| self.attempts.remove(one.id));
+                again.into_iter().for_each(|place| self.miss(place));
+                self.kicked = true;
+            }
             _ => {}
         }
     }
@@ -120,6 +132,7 @@ impl Core {
                     id,
                     at,
                     released: now,
+                    bytes: 0,
                 });
             }
         }
@@ -139,26 +152,33 @@ impl Core {
         true
     }
 
-    /// Gives a due attempt a permit (true), or queues it at its target.
-    pub fn route(&mut self, key: &TargetKey, reference: Reference, steady: Duration) -> bool {
+    /// Gives a due attempt a permit, or queues it.
+    pub fn route(
+        &mut self,
+        key: &FlowKey,
+        reference: Reference,
+        steady: Duration,
+    ) -> Option<Grant> {
         let queued = self.attempts.get(reference.id).map(|entry| entry.place);
         if queued != Some(Place::Queued) {
-            return false;
+            return None;
         }
-        if self.may_start(steady) && self.targets.reserve(key) {
-            return true;
-        }
-        if !self.targets.push(key, reference) {
+        let leased = self.may_start(steady);
+        let grant = leased
+            .then(|| self.targets.reserve(key, reference))
+            .flatten();
+        if grant.is_none() && !self.targets.push(key, reference) {
             self.attempts.remove(reference.id);
         }
-        false
+        self.kicked |= leased && self.targets.is_ready();
+        grant
     }
 
     /// The next attempts in turn, each with a permit, at most `max`.
-    pub fn take(&mut self, max: usize, steady: Duration) -> Vec<(TargetKey, Reference)> {
+    pub fn take(&mut self, max: usize, steady: Duration) -> Vec<(FlowKey, Reference, Grant)> {
         let mut taken = Vec::new();
         while taken.len() < max && self.may_start(steady) {
-            let Some((key, reference)) = self.targets.take() else {
+            let Some((key, reference, grant)) = self.targets.take(steady) else {
                 break;
             };
             if let Some(place) = self.targets.unspill(&key) {
@@ -166,9 +186,10 @@ impl Core {
             }
             let queued = self.attempts.get(reference.id).map(|entry| entry.place);
             if queued == Some(Place::Queued) && self.admit(reference.id) {
-                taken.push((key, reference));
+                taken.push((key, reference, grant));
             } else {
-                self.targets.free(&key);
+                let now = (Time::default(), steady);
+                self.targets.free(&key, grant, Told::NOTHING, now);
             }
         }
         taken
@@ -177,7 +198,7 @@ impl Core {
     /// The test-and-set. The caller holds a permit, which it keeps only on [`Begin::Go`].
     pub fn begin(
         &mut self,
-        key: &TargetKey,
+        key: &FlowKey,
         reference: Reference,
         wall: Time,
         steady: Duration,
@@ -192,8 +213,10 @@ impl Core {
             self.heap.push(Reverse((reference.at, id.0, id.1)));
             return Begin::Waits;
         }
-        if !self.may_start(steady) {
-            self.targets.put_back(key, reference);
+        if !self.may_start(steady) || self.targets.is_paused(&key.app) {
+            if !self.targets.put_back(key, reference) {
+                self.attempts.remove(id);
+            }
             return Begin::Waits;
         }
         self.attempts.begin(id, wall, steady);
@@ -201,9 +224,9 @@ impl Core {
     }
 
     /// Gives a permit back, and notes where to read again when its queue has room.
-    pub fn free(&mut self, key: &TargetKey) {
+    pub fn free(&mut self, key: &FlowKey, grant: Grant, told: Told, now: (Time, Duration)) {
         let place = self.targets.unspill(key);
-        self.targets.free(key);
+        self.targets.free(key, grant, told, now);
         if let Some(place) = place {
             self.miss(place);
         }
@@ -307,30 +330,33 @@ mod tests {
     );
 
     /// One attempt, due at 5, looked up and with a permit.
-    fn about_to_begin() -> (Core, TargetKey, Reference) {
+    fn about_to_begin() -> (Core, FlowKey, Reference, Grant) {
         let mut core = Core::new(&Settings::new(1, Guard::open()));
         core.renew(NOW, NOW);
         core.hold(ID, Time(5));
         let reference = core.pop_due(Time(5), 9)[0];
-        let key: TargetKey = "a".into();
-        assert!(core.route(&key, reference, NOW));
-        (core, key, reference)
+        let key = FlowKey {
+            app: "shop".into(),
+            target: "a".into(),
+        };
+        let grant = core.route(&key, reference, NOW).unwrap();
+        (core, key, reference, grant)
     }
 
     #[test]
     fn a_clock_that_jumps_back_at_the_last_moment_is_heard() {
-        let (mut core, key, reference) = about_to_begin();
+        let (mut core, key, reference, grant) = about_to_begin();
         assert_eq!(core.begin(&key, reference, Time(4), NOW), Begin::Waits);
-        core.free(&key);
+        core.free(&key, grant, Told::NOTHING, (Time(5), NOW));
         assert_eq!((core.held(), core.targets.in_flight()), (1, 0));
     }
 
     #[test]
     fn a_lease_that_runs_out_at_the_last_moment_is_heard() {
-        let (mut core, key, reference) = about_to_begin();
+        let (mut core, key, reference, grant) = about_to_begin();
         let late = NOW + Duration::from_millis(1_500);
         assert_eq!(core.begin(&key, reference, Time(5), late), Begin::Waits);
-        core.free(&key);
+        core.free(&key, grant, Told::NOTHING, (Time(5), NOW));
         assert!(core.take(9, late).is_empty());
         assert!(core.renew(late, late), "the renewal matters");
         assert!(!core.renew(late, late), "the next one does not");
@@ -339,7 +365,7 @@ mod tests {
 
     #[test]
     fn one_begins_once() {
-        let (mut core, key, reference) = about_to_begin();
+        let (mut core, key, reference, _) = about_to_begin();
         assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Go);
         assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Dropped);
     }
@@ -347,7 +373,7 @@ mod tests {
     #[test]
     fn withdrawn_closed_or_released_at_the_last_moment_is_heard() {
         for which in 0..3 {
-            let (mut core, key, reference) = about_to_begin();
+            let (mut core, key, reference, _) = about_to_begin();
             match which {
                 0 => assert!(core.attempts.withdraw(ID, NOW)),
                 1 => core.attempts.close(ID),
@@ -355,6 +381,27 @@ mod tests {
             }
             assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Dropped);
         }
+    }
+
+    #[test]
+    fn a_pause_at_the_last_moment_is_heard_and_its_end_brings_it_back() {
+        let (mut core, key, reference, grant) = about_to_begin();
+        let paused = |apps: &[&str]| Change::Paused {
+            apps: std::sync::Arc::new(apps.iter().map(|app| (*app).into()).collect()),
+        };
+        core.change(&paused(&["shop"]), Time(5));
+        assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Waits);
+        core.free(&key, grant, Told::NOTHING, (Time(5), NOW));
+        assert!(core.knows(ID, Time(5), NOW), "the watchdog leaves it alone");
+        assert!(!core.wants_more() && core.waiting() == 0);
+        core.change(&paused(&[]), Time(6));
+        assert!(core.wants_more() && core.knows(ID, Time(5), NOW));
+        let (after, limit) = core.start_reading(9).unwrap();
+        assert_eq!(after, (Time(5), Seq(0)));
+        core.finish_reading(&[(Time(5), ID.0, ID.1)], limit);
+        let reference = core.pop_due(Time(6), 9)[0];
+        assert!(core.route(&key, reference, NOW).is_some());
+        assert_eq!(core.begin(&key, reference, Time(6), NOW), Begin::Go);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use super::flows::Reference;
 use super::run::{Inner, LOOK_UP_MAX};
-use super::targets::Reference;
 use crate::model::Time;
 
 /// The longest sleep: how late a jump of the wall clock is noticed.
@@ -58,7 +58,8 @@ impl Inner {
         if core.stopping {
             return Work::Stop;
         }
-        if std::mem::take(&mut core.kicked) {
+        let broken = core.targets.is_due(self.clock.steady());
+        if std::mem::take(&mut core.kicked) || broken {
             return Work::Pump;
         }
         let now_us = self.clock.wall_us();

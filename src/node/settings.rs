@@ -11,8 +11,9 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use crate::api::{AccessRotation, ApiSettings, Compat, Credential, is_loopback, serve};
+use crate::executor::BreakerSettings;
 use crate::model::{NodeId, Span};
-use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, TlsFiles, Watch};
+use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, TlsFiles, Watch, Watermark};
 
 /// The settings of one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,7 @@ pub struct Settings {
     pub log: Log,
     pub store: Store,
     pub scrub: Scrub,
+    pub disk: Disk,
     pub callbacks: Callbacks,
     pub retention: Retention,
     pub history: History,
@@ -176,6 +178,63 @@ pub struct Callbacks {
     pub allow: Vec<String>,
     pub deny: Vec<String>,
     pub per_target: u32,
+    pub max_bytes: u64,
+    pub breaker: Breaker,
+}
+
+/// When a failing target is left alone, and for how long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Breaker {
+    pub percent: u32,
+    pub calls: u32,
+    pub window: Span,
+    pub open: Span,
+    pub open_max: Span,
+    pub probes: u32,
+}
+
+impl Default for Breaker {
+    fn default() -> Breaker {
+        let breaker = BreakerSettings::default();
+        Breaker {
+            percent: breaker.percent,
+            calls: breaker.least,
+            window: breaker.window.into(),
+            open: breaker.open.into(),
+            open_max: breaker.open_max.into(),
+            probes: breaker.probes,
+        }
+    }
+}
+
+impl Breaker {
+    /// What the executor needs of it.
+    pub fn settings(&self) -> BreakerSettings {
+        BreakerSettings {
+            percent: self.percent,
+            least: self.calls,
+            window: self.window.std(),
+            open: self.open.std(),
+            open_max: self.open_max.std(),
+            probes: self.probes,
+        }
+    }
+}
+
+/// Room on the disk of the data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Disk {
+    pub refuse_below: String,
+}
+
+impl Default for Disk {
+    fn default() -> Disk {
+        Disk {
+            refuse_below: "256MiB".into(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -242,6 +301,7 @@ pub struct Limits {
     pub body_timeout: Span,
     pub idle_timeout: Span,
     pub shutdown_grace: Span,
+    pub app_submits_per_second: u32,
 }
 
 impl Default for Settings {
@@ -256,6 +316,7 @@ impl Default for Settings {
             log: Log::default(),
             store: Store::default(),
             scrub: Scrub::default(),
+            disk: Disk::default(),
             callbacks: Callbacks::default(),
             retention: Retention::default(),
             history: History::default(),
@@ -320,6 +381,8 @@ impl Default for Callbacks {
             allow: vec![],
             deny: vec![],
             per_target: 64,
+            max_bytes: 256 << 20,
+            breaker: Breaker::default(),
         }
     }
 }
@@ -379,6 +442,7 @@ impl Default for Limits {
             body_timeout: limits.body.into(),
             idle_timeout: limits.idle.into(),
             shutdown_grace: limits.grace.into(),
+            app_submits_per_second: 0,
         }
     }
 }
@@ -429,6 +493,15 @@ impl Settings {
     fn check_bounds(&self) -> Result<(), String> {
         for (key, wrong) in [
             ("callbacks.per_target", self.callbacks.per_target == 0),
+            ("callbacks.max_bytes", self.callbacks.max_bytes == 0),
+            (
+                "callbacks.breaker.window",
+                self.callbacks.breaker.window == Span::ZERO,
+            ),
+            (
+                "callbacks.breaker.probes",
+                self.callbacks.breaker.probes == 0,
+            ),
             ("raft.snapshot_entries", self.raft.snapshot_entries == 0),
             ("store.checkpoint_tasks", self.store.checkpoint_tasks == 0),
             ("store.checkpoint_bytes", self.store.checkpoint_bytes == 0),
@@ -453,6 +526,10 @@ impl Settings {
                 return Err(format!("{key}: must be more than 0"));
             }
         }
+        if self.callbacks.breaker.percent > 100 {
+            return Err("callbacks.breaker.percent: must be 100 or less; 0 turns it off".into());
+        }
+        Watermark::parse(&self.disk.refuse_below).map_err(|e| format!("disk.refuse_below: {e}"))?;
         if self.scrub.bytes_per_second < SCRUB_BYTES_PER_SECOND_MIN {
             return Err(format!(
                 "scrub.bytes_per_second: must be {SCRUB_BYTES_PER_SECOND_MIN} or more; scrub.every = \"0s\" turns it off"
@@ -593,7 +670,11 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 12] = [
+        let wrong: [(&str, Change); 14] = [
+            ("disk.refuse_below", |s| s.disk.refuse_below = "much".into()),
+            ("callbacks.breaker.percent", |s| {
+                s.callbacks.breaker.percent = 101
+            }),
             ("cluster.tls.ca and cluster.tls.key", |s| {
                 s.cluster.tls.cert = Some("c".into())
             }),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Config;
 use crate::api::is_loopback;
-use crate::model::Clock;
+use crate::model::{Clock, Time};
 use crate::raft::{Network, Tcp, Tls};
 
 /// The peer network of a node.
@@ -37,6 +37,12 @@ impl Wires {
             Some(tls) => tls.clone(),
             None => Arc::new(Tcp),
         }
+    }
+
+    /// When the certificate in use ends, asked again each time.
+    pub fn ends(&self) -> impl Fn() -> Option<Time> + Send + Sync + 'static {
+        let tls = self.tls.clone();
+        move || tls.as_ref().map(|tls| tls.ends_at())
     }
 
     /// Reads the files again, and says in the log what came of it.

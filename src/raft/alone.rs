@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::Watermark;
 use super::{
     Cadence, Class, Cluster, Options, Origin, Retention, Rim, Running, ScrubPace, Tcp, Timing,
     Watch, start,
@@ -118,6 +119,8 @@ impl Alone {
             cadence,
             scrub: ScrubPace::default(),
             watch,
+            app_rate: 0,
+            disk: Watermark::Bytes(0),
             clock,
             fault: Arc::new(|why| panic!("{why}")),
         };

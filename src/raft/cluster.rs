@@ -40,13 +40,20 @@ pub struct Decided {
     pub outcome: Outcome,
 }
 
-/// Why there is no answer. The first two surely had no effect.
+/// Why there is no answer. All but the last two surely had no effect.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Busy {
     #[error("no leader is known at the moment")]
     NoLeader,
     #[error("too much is waiting already")]
     Overloaded { retry_after: Span },
+    #[error("the application submits faster than limits.app_submits_per_second allows")]
+    TooFast { retry_after: Span },
+    #[error(
+        "the disks of the cluster are nearly full (disk.refuse_below): no tasks are taken until \
+         there is room; outcomes and cancels are"
+    )]
+    NoRoom { retry_after: Span },
     #[error("the outcome is unknown: ask, or send the same again")]
     Unknown,
     #[error("this node cannot read its own record")]
@@ -368,6 +375,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// Bytes free on this node's disk, and whether that is less than it should be.
+    pub fn disk(&self) -> (u64, bool) {
+        (self.0.room.free(), self.0.room.is_low())
+    }
+
     /// The whole cluster, asked freshly.
     pub async fn view(&self) -> ClusterView {
         let (leader, term, voters) = match self.0.raft() {
@@ -641,7 +653,14 @@ fn may_repeat(event: &Event) -> bool {
 /// The last verdict on an event of which an earlier proposal may have been decided, or not.
 fn settle(verdict: Verdict, maybe: bool) -> Verdict {
     match verdict {
-        Verdict::NotLeader | Verdict::Overloaded { .. } if maybe => Verdict::Unknown,
+        Verdict::NotLeader
+        | Verdict::Overloaded { .. }
+        | Verdict::TooFast { .. }
+        | Verdict::NoRoom { .. }
+            if maybe =>
+        {
+            Verdict::Unknown
+        }
         verdict => verdict,
     }
 }
@@ -650,6 +669,12 @@ fn answer(verdict: Verdict) -> Result<Decided, Busy> {
     match verdict {
         Verdict::Decided { index, outcome } => Ok(Decided { index, outcome }),
         Verdict::NotLeader => Err(Busy::NoLeader),
+        Verdict::TooFast { retry_after_ms } => Err(Busy::TooFast {
+            retry_after: Span(retry_after_ms),
+        }),
+        Verdict::NoRoom { retry_after_ms } => Err(Busy::NoRoom {
+            retry_after: Span(retry_after_ms),
+        }),
         Verdict::Overloaded { retry_after_ms } => Err(Busy::Overloaded {
             retry_after: Span(retry_after_ms),
         }),

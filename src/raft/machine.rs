@@ -93,6 +93,7 @@ impl Machine {
 
     /// Who acts on effects from now on.
     pub(crate) fn set_rim(&mut self, rim: Arc<dyn Rim>) {
+        rim.changed(&[self.state.read(|state| state.paused_change())]);
         self.rim = rim;
     }
 
@@ -161,9 +162,11 @@ impl Machine {
     /// After a jump over part of the log: what is open here and was never handed out.
     fn hand_out_all(&mut self) {
         let owner = self.me.0;
-        let open = self
-            .state
-            .read(|state| state.open_after(owner, None, usize::MAX));
+        let (paused, open) = self.state.read(|state| {
+            let open = state.open_after(owner, None, usize::MAX);
+            (state.paused_change(), open)
+        });
+        self.changes.push(paused);
         self.changes
             .extend(open.into_iter().map(|(at, seq, fence)| Change::Triggered {
                 seq,

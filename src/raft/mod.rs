@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cluster.rs   what the floors above use: decide, barrier, view, add
-//!   proposer.rs   batches events into entries, on the leader
+//!   proposer.rs   batches events into entries, on the leader; turns.rs is fair to applications
 //!   duties.rs     what a leader does: owners, triggers (lead.rs), retention, watchdog.rs
 //!   lifecycle.rs  counts the duties, and runs one by hand
 //! machine.rs   entries into the fold, effects to the rim; snapshots.rs, sending.rs, receive.rs
@@ -11,7 +11,7 @@
 //! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
 //! gathered.rs  how much waits for a checkpoint, and who waits for it
 //! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
-//! scrub.rs     looks for rot in log and store
+//! scrub.rs     looks for rot in log and store      room.rs    for room on the disk
 //! ```
 
 #[cfg(test)]
@@ -33,6 +33,7 @@ mod peer;
 mod proposer;
 mod receive;
 mod rim;
+mod room;
 mod scrub;
 mod sending;
 mod service;
@@ -42,6 +43,7 @@ mod storage;
 #[cfg(test)]
 mod suite;
 mod timing;
+mod turns;
 mod types;
 mod upkeep;
 mod view;
@@ -55,6 +57,7 @@ pub use lifecycle::{Duty, Ran, Tally};
 pub use peer::{Authority, Connecting, Connection, Duplex, Issued, Network, Tcp, Tls, TlsFiles};
 pub use proposer::{COMMIT_BOUNDS, Class, Commits};
 pub use rim::Rim;
+pub use room::Watermark;
 pub use scrub::{SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
 pub use start::{Options, Running, StartError, start};
 pub use timing::Timing;

@@ -7,13 +7,14 @@
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::gathered::Gathered;
+use super::turns::{self, Full, Size, Turns};
 use super::types::{Payload, Raft, Reply, Types};
 use super::wire::Verdict;
 use crate::model::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
@@ -38,15 +39,15 @@ impl Class {
     }
 }
 
-/// Events that may wait in one class.
+/// Events that may wait in one class. Submits share theirs by application (`turns.rs`).
 const WAITING_EVENTS_MAX: usize = 65_536;
 /// Bytes that may wait in one class.
 const WAITING_BYTES_MAX: usize = 128 << 20;
 /// Entries under way at once. Two keep the disk and the network busy at the same time; more
 /// only make the entries smaller: with four, 64 clients got a tenth less through.
 const ENTRIES_UNDER_WAY: usize = 2;
-/// What an overloaded client is asked to wait.
-const RETRY_AFTER: Span = Span::seconds(1);
+/// What a client is asked to wait while a disk is nearly full: room does not come by itself.
+const RETRY_AFTER_FULL: Span = Span::seconds(30);
 /// So long nobody waits for an entry; then its outcome is unknown.
 const OUTCOME_WITHIN: Duration = Duration::from_secs(15);
 
@@ -65,9 +66,41 @@ struct Queue {
     bytes: usize,
 }
 
+/// What waits for an entry.
+struct Waiting {
+    /// The classes before the submits.
+    urgent: [Queue; Class::Submit as usize],
+    submits: Turns<Request>,
+}
+
+/// One entry's worth, as it is filled.
+#[derive(Default)]
+struct Filled {
+    taken: Vec<Request>,
+    events: usize,
+    bytes: usize,
+}
+
+impl Filled {
+    /// Whole requests: the first goes in whatever its size.
+    fn fits(&self, size: Size) -> bool {
+        let fits = self.events + size.events <= BATCH_EVENTS_MAX
+            && self.bytes + size.bytes <= BATCH_BYTES_MAX;
+        fits || self.taken.is_empty()
+    }
+
+    fn take(&mut self, request: Request) {
+        self.events += request.count;
+        self.bytes += request.bytes;
+        self.taken.push(request);
+    }
+}
+
 /// See the module.
 pub(crate) struct Proposer {
-    queues: Mutex<[Queue; 4]>,
+    waiting: Mutex<Waiting>,
+    /// No submits are taken: there is no room on disk.
+    shut: AtomicBool,
     work: Notify,
     /// The term in which this node may propose; 0 for none. Opened by the leader's duties once
     /// the term's first entry is folded and the clocks are known.
@@ -103,9 +136,18 @@ impl Commits {
 }
 
 impl Proposer {
-    pub(crate) fn new(clock: Arc<dyn Clock>, gathered: Arc<Gathered>) -> Proposer {
+    /// `rate`: submits a second that each application may make; 0 for no such bound.
+    pub(crate) fn new(clock: Arc<dyn Clock>, gathered: Arc<Gathered>, rate: u32) -> Proposer {
+        let max = Size {
+            events: WAITING_EVENTS_MAX,
+            bytes: WAITING_BYTES_MAX,
+        };
         Proposer {
-            queues: Mutex::default(),
+            waiting: Mutex::new(Waiting {
+                urgent: Default::default(),
+                submits: Turns::new(max, rate),
+            }),
+            shut: AtomicBool::new(false),
             work: Notify::new(),
             open_term: AtomicU64::new(0),
             last_stamp: AtomicU64::new(0),
@@ -137,30 +179,63 @@ impl Proposer {
         }
         let bytes = events.iter().map(size).sum();
         let (reply, answer) = oneshot::channel();
-        {
-            let mut queues = lock(&self.queues);
-            let queue = &mut queues[class as usize];
-            let full = queue.events + count > WAITING_EVENTS_MAX
-                || queue.bytes + bytes > WAITING_BYTES_MAX;
-            if full && queue.events > 0 {
-                let verdict = Verdict::Overloaded {
-                    retry_after_ms: RETRY_AFTER.0,
-                };
-                return vec![verdict; count];
-            }
-            queue.events += count;
-            queue.bytes += bytes;
-            queue.requests.push_back(Request {
-                events,
-                count,
-                bytes,
-                reply,
-            });
+        let app = events.first().map(app).unwrap_or_default();
+        let request = Request {
+            events,
+            count,
+            bytes,
+            reply,
+        };
+        if let Err(refused) = self.queue(class, &app, request) {
+            return vec![refused; count];
         }
         self.work.notify_one();
         answer
             .await
             .unwrap_or_else(|_| vec![Verdict::Unknown; count])
+    }
+
+    /// Whether submits are refused, because there is no room on disk.
+    pub(crate) fn shut(&self, shut: bool) {
+        self.shut.store(shut, Ordering::Relaxed);
+    }
+
+    /// Lets a request wait for an entry, or says why not.
+    fn queue(&self, class: Class, app: &Arc<str>, request: Request) -> Result<(), Verdict> {
+        let (count, bytes) = (request.count, request.bytes);
+        let overloaded = |after: Span| Verdict::Overloaded {
+            retry_after_ms: after.0,
+        };
+        let mut waiting = lock(&self.waiting);
+        let Some(queue) = waiting.urgent.get_mut(class as usize) else {
+            if self.shut.load(Ordering::Relaxed) {
+                return Err(Verdict::NoRoom {
+                    retry_after_ms: RETRY_AFTER_FULL.0,
+                });
+            }
+            let size = Size {
+                events: count,
+                bytes,
+            };
+            let pushed = waiting
+                .submits
+                .push(app, size, request, self.clock.steady());
+            return pushed.map_err(|full| match full {
+                Full::Room => overloaded(turns::RETRY_AFTER),
+                Full::Rate { retry_after } => Verdict::TooFast {
+                    retry_after_ms: retry_after.0,
+                },
+            });
+        };
+        let full =
+            queue.events + count > WAITING_EVENTS_MAX || queue.bytes + bytes > WAITING_BYTES_MAX;
+        if full && queue.events > 0 {
+            return Err(overloaded(turns::RETRY_AFTER));
+        }
+        queue.events += count;
+        queue.bytes += bytes;
+        queue.requests.push_back(request);
+        Ok(())
     }
 
     /// Appends what is queued, until told to stop.
@@ -190,30 +265,30 @@ impl Proposer {
     /// them than its checkpoints can follow; what is due must not wait for these.
     fn take(&self) -> Vec<Request> {
         let held_back = self.gathered.holds_back();
-        let classes = match held_back {
-            true => Class::Submit as usize,
-            false => Class::ALL.len(),
-        };
-        let mut queues = lock(&self.queues);
-        let (mut taken, mut events, mut bytes) = (Vec::new(), 0, 0);
-        for queue in queues.iter_mut().take(classes) {
+        let mut waiting = lock(&self.waiting);
+        let mut filled = Filled::default();
+        for queue in &mut waiting.urgent {
             while let Some(next) = queue.requests.front() {
-                let fits = events + next.count <= BATCH_EVENTS_MAX
-                    && bytes + next.bytes <= BATCH_BYTES_MAX;
-                if !fits && !taken.is_empty() {
-                    return taken;
+                let size = Size {
+                    events: next.count,
+                    bytes: next.bytes,
+                };
+                if !filled.fits(size) {
+                    return filled.taken;
                 }
                 let Some(request) = queue.requests.pop_front() else {
                     break;
                 };
                 queue.events -= request.count;
                 queue.bytes -= request.bytes;
-                events += request.count;
-                bytes += request.bytes;
-                taken.push(request);
+                filled.take(request);
             }
         }
-        taken
+        while !held_back && let Some((_, request)) = waiting.submits.next(|size| filled.fits(size))
+        {
+            filled.take(request);
+        }
+        filled.taken
     }
 
     async fn append(
@@ -276,6 +351,15 @@ impl Proposer {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whose submit it is; of a batch, the first one's.
+fn app(event: &Event) -> Arc<str> {
+    match event {
+        Event::Submit(e) => e.key.app.clone(),
+        Event::Run(e) => e.key.app.clone(),
+        _ => Arc::default(),
+    }
 }
 
 /// About how many bytes an event takes in the log.
