@@ -26,6 +26,7 @@ mod contract {
     mod log;
     mod old;
     mod past;
+    mod pressure;
     mod served;
     mod stages;
     mod submit;

@@ -328,7 +328,10 @@ mod tests {
         use crate::model::Wait;
         for (waited_for, words) in [
             (Wait::Turn, "2s in the queue of its target."),
-            (Wait::Breaker, "2s in the queue of its target, whose circuit breaker was open."),
+            (
+                Wait::Breaker,
+                "2s in the queue of its target, whose circuit breaker was open.",
+            ),
             (Wait::Paused, "2s because its application was paused."),
         ] {
             let mut done = ended(row(3, 12_100, RowKind::Done, 1, 0), 12_000, 2_000, 200);

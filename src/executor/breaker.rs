@@ -35,8 +35,8 @@ impl Default for BreakerSettings {
             percent: 50,
             least: 20,
             window: Duration::from_secs(10),
-            open: Duration::from_secs(2),
-            open_max: Duration::from_secs(60),
+            open: Duration::from_secs(1),
+            open_max: Duration::from_secs(15),
             probes: 3,
         }
     }
@@ -237,7 +237,9 @@ mod tests {
 
     fn tripped(now: Duration) -> Breaker {
         let mut breaker = Breaker::default();
-        (0..4).for_each(|_| drop(call(&mut breaker, false, now)));
+        (0..4).for_each(|_| {
+            call(&mut breaker, false, now);
+        });
         breaker
     }
 
@@ -271,7 +273,9 @@ mod tests {
         breaker.end(&S, two, Some(true), at(17));
         assert_eq!(breaker.state(), BreakerState::Closed);
         assert_eq!(breaker.counted(&S, at(17)), (0, 0));
-        (0..4).for_each(|_| drop(call(&mut breaker, false, at(18))));
+        (0..4).for_each(|_| {
+            call(&mut breaker, false, at(18));
+        });
         let again = BreakerState::Open { until: at(20) };
         assert_eq!(breaker.state(), again, "it begins anew");
     }
@@ -280,7 +284,9 @@ mod tests {
     fn calls_from_before_and_calls_that_tell_nothing_do_not_count() {
         let mut breaker = Breaker::default();
         let before = breaker.begin();
-        (0..4).for_each(|_| drop(call(&mut breaker, false, at(0))));
+        (0..4).for_each(|_| {
+            call(&mut breaker, false, at(0));
+        });
         breaker.poll(at(2));
         assert!(!breaker.end(&S, before, Some(false), at(2)));
         let probe = breaker.begin();
@@ -306,12 +312,14 @@ mod tests {
             for (what, well, pass) in steps {
                 now += Duration::from_millis(pass);
                 match what {
-                    0 => drop(breaker.poll(now)),
+                    0 => {
+                        breaker.poll(now);
+                    }
                     1 if breaker.lets_through(&S, 0) => flying.push((breaker.begin(), now)),
                     _ if !flying.is_empty() => {
                         let (ticket, _) = flying.remove(pass as usize % flying.len());
                         let went = (what != 3).then_some(well);
-                        drop(breaker.end(&S, ticket, went, now));
+                        breaker.end(&S, ticket, went, now);
                     }
                     _ => {}
                 }

@@ -39,6 +39,8 @@ pub(super) struct Core {
     pub stopping: bool,
     /// Asks the holding thread to hand out permits.
     pub kicked: bool,
+    /// When it was last looked what waits at open breakers in vain.
+    looked: Duration,
 }
 
 impl Core {
@@ -52,7 +54,7 @@ impl Core {
             missing: None,
             reading: None,
             attempts: Attempts::default(),
-            // A quarter each: one application cannot fill the memory that all share.
+            // A quarter each: one target cannot fill the memory that all share.
             targets: Flows::new(Bounds {
                 per_target: settings.per_target,
                 total: settings.total,
@@ -64,6 +66,7 @@ impl Core {
             released: None,
             stopping: false,
             kicked: false,
+            looked: Duration::ZERO,
         }
     }
 
@@ -133,6 +136,8 @@ impl Core {
                     at,
                     released: now,
                     bytes: 0,
+                    until: None,
+                    given_up: false,
                 });
             }
         }
@@ -193,6 +198,23 @@ impl Core {
             }
         }
         taken
+    }
+
+    /// Whether it is time to look for what waits at open breakers in vain; notes that it was.
+    pub fn looks_for_overdue(&mut self, steady: Duration, every: Duration) -> bool {
+        let looks = self.targets.is_open_somewhere() && steady >= self.looked + every;
+        if looks {
+            self.looked = steady;
+        }
+        looks
+    }
+
+    /// What waited at open breakers beyond its time, each with a permit.
+    pub fn overdue(&mut self, wall: Time, steady: Duration) -> Vec<(FlowKey, Reference, Grant)> {
+        match self.may_start(steady) && self.targets.is_open_somewhere() {
+            true => self.targets.overdue(wall),
+            false => Vec::new(),
+        }
     }
 
     /// The test-and-set. The caller holds a permit, which it keeps only on [`Begin::Go`].

@@ -32,6 +32,10 @@ pub(super) struct Reference {
     pub released: Time,
     /// How much its call takes in memory, as far as it is known.
     pub bytes: usize,
+    /// When there is no sense in calling any more, as far as it is known.
+    pub until: Option<Time>,
+    /// That instant has passed while a breaker was open: it is to be given up, and not called.
+    pub given_up: bool,
 }
 
 /// `scheme://host:port`, in lower case.
@@ -71,7 +75,7 @@ pub(super) struct Bounds {
     pub total: usize,
     /// Bytes of the calls under way.
     pub bytes: usize,
-    /// References queued for one application; for one of its targets half of that.
+    /// References queued for one target of an application; for all of them half as much again.
     pub queue_max: usize,
     pub breaker: BreakerSettings,
 }
@@ -266,12 +270,12 @@ impl Flows {
     pub fn push(&mut self, key: &FlowKey, reference: Reference) -> bool {
         let max = self.bounds.queue_max;
         let app = self.apps.entry(key.app.clone()).or_default();
-        if app.paused || app.queued >= max {
+        if app.paused || app.queued >= max + max / 2 {
             spill(&mut app.spilled, reference);
             return false;
         }
         let flow = app.flows.entry(key.target.clone()).or_default();
-        if flow.queue.len() >= (max / 2).max(1) {
+        if flow.queue.len() >= max {
             spill(&mut flow.spilled, reference);
             return false;
         }
@@ -359,6 +363,59 @@ impl Flows {
         }
         self.want(key);
         granted
+    }
+
+    /// Attempts that wait at an open breaker beyond their time, each with a permit.
+    pub fn overdue(&mut self, wall: Time) -> Vec<(FlowKey, Reference, Grant)> {
+        let open: Vec<TargetKey> = self.open.iter().map(|(_, key)| key.clone()).collect();
+        let mut overdue = Vec::new();
+        for target in open {
+            for (app, application) in &mut self.apps {
+                let Some(flow) = application.flows.get_mut(&target) else {
+                    continue;
+                };
+                let late = |r: &Reference| r.until.is_some_and(|until| until <= wall);
+                overdue.extend(flow.queue.iter().filter(|r| late(r)).map(|r| {
+                    let (app, target) = (app.clone(), target.clone());
+                    (FlowKey { app, target }, *r)
+                }));
+                flow.queue.retain(|r| !late(r));
+            }
+        }
+        overdue
+            .into_iter()
+            .map(|(key, reference)| {
+                self.count(&key, false);
+                self.in_flight += 1;
+                self.bytes += reference.bytes;
+                if let Some(app) = self.apps.get_mut(&key.app) {
+                    app.in_flight += 1;
+                    let flow = app.flows.get_mut(&key.target);
+                    let empty = flow.filter(|flow| flow.queue.is_empty());
+                    if let Some(flow) = empty
+                        && std::mem::take(&mut flow.stand) == Stand::Blocked
+                    {
+                        let target = self.target(&key.target);
+                        target.blocked.retain(|app| *app != key.app);
+                    }
+                }
+                let target = self.target(&key.target);
+                target.in_flight += 1;
+                let (ticket, bytes) = (target.breaker.begin(), reference.bytes);
+                self.want(&key);
+                let given_up = true;
+                let reference = Reference {
+                    given_up,
+                    ..reference
+                };
+                (key, reference, Grant { ticket, bytes })
+            })
+            .collect()
+    }
+
+    /// Whether some breaker is open.
+    pub fn is_open_somewhere(&self) -> bool {
+        !self.open.is_empty()
     }
 
     /// Gives a permit back, with what the call told of its target.
@@ -472,12 +529,12 @@ impl Flows {
     pub fn unspill(&mut self, key: &FlowKey) -> Option<(Time, Seq)> {
         let max = self.bounds.queue_max;
         let app = self.apps.get_mut(&key.app)?;
-        if app.paused || app.queued > max / 2 {
+        if app.paused || app.queued > (max * 3).div_ceil(4) {
             return None;
         }
         let whole = app.spilled.take();
         let flow = app.flows.get_mut(&key.target);
-        let flow = flow.filter(|flow| flow.queue.len() <= max / 4);
+        let flow = flow.filter(|flow| flow.queue.len() <= max / 2);
         let part = flow.and_then(|flow| flow.spilled.take());
         if part.is_some() {
             self.want(key);

@@ -18,6 +18,8 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_micros(150);
 /// Looks at the clock in one watch at most, in case it stands still.
 const LOOKS_MAX: u32 = 4096;
+/// How often it is looked what waits at open breakers in vain.
+const OVERDUE_EVERY: Duration = Duration::from_secs(1);
 /// References read from the state in one piece.
 const PIECE: usize = 1024;
 /// Batches of due attempts for each piece read, while both are there: what is in memory comes
@@ -58,7 +60,8 @@ impl Inner {
         if core.stopping {
             return Work::Stop;
         }
-        let broken = core.targets.is_due(self.clock.steady());
+        let steady = self.clock.steady();
+        let broken = core.targets.is_due(steady) || core.looks_for_overdue(steady, OVERDUE_EVERY);
         if std::mem::take(&mut core.kicked) || broken {
             return Work::Pump;
         }

@@ -3,7 +3,8 @@
 //! Additive increase, multiplicative decrease. It begins with what the setting allows. A call that
 //! failed as overload does (a time-out, no connection, 429, 503, a broken answer) halves it; calls
 //! that have lately become much slower than they were for long take a tenth off. Both at most once
-//! in the time a call takes, because calls under way tell of the same trouble. Good calls add one
+//! in the time a call takes, because calls under way tell of the same trouble. A target that stays
+//! slow without failing is taken as it is, in the end: then that is what its calls take. Good calls add one
 //! place for as many calls as there are places, while the places are in use.
 
 use std::time::Duration;
@@ -128,15 +129,17 @@ mod tests {
             places.end(Bears::Well, slow, 64, now);
         }
         assert_eq!(places.limit(), 64);
-        // A receiver with room for eight: each further call at once makes all of them slower.
+        // A receiver that was quick, and now has room for eight: more at once are all slower.
         let mut places = Places::new(64);
-        for n in 0..20_000 {
+        let mut least = 64;
+        for n in 0..2_000 {
             let under_way = if n < 300 { 4 } else { places.limit() };
             let took = TAKES * (under_way as u32).div_ceil(8);
             now += took / under_way.max(1) as u32;
             places.end(Bears::Well, took, under_way, now);
+            least = least.min(places.limit());
         }
-        assert!(places.limit() < 64, "{}", places.limit());
+        assert!(least <= 50, "{least}");
     }
 
     proptest! {

@@ -214,7 +214,10 @@ impl Inner {
         loop {
             let steady = self.clock.steady();
             let mut core = self.lock();
-            let taken = core.take(LOOK_UP_MAX, steady);
+            let mut taken = core.overdue(self.clock.wall(), steady);
+            if taken.is_empty() {
+                taken = core.take(LOOK_UP_MAX, steady);
+            }
             let wake = core.wants_more();
             drop(core);
             if wake {
@@ -264,10 +267,14 @@ impl Inner {
                     app: dispatch.key.app.clone(),
                     target: target_key(&spec),
                 });
-                let bytes = dispatch.spec.len();
+                let reference = Reference {
+                    bytes: dispatch.spec.len(),
+                    until: until(&dispatch, &spec),
+                    ..reference
+                };
                 Ok(Prepared {
                     key,
-                    reference: Reference { bytes, ..reference },
+                    reference,
                     dispatch,
                     spec,
                 })
@@ -355,6 +362,9 @@ impl Inner {
         if let Some(at) = spec.expires_at.filter(|at| first && started >= *at) {
             return report.expired(at, &self.metrics);
         }
+        if reference.given_up {
+            return report.given_up(&self.metrics);
+        }
         let timeout = spec.timeout();
         let Target::Http(http) = spec.target;
         let call = Call {
@@ -406,6 +416,18 @@ impl Drop for Permit {
         drop(core);
         self.inner.pump();
     }
+}
+
+/// When an attempt that has not begun need not begin any more.
+fn until(dispatch: &Dispatch, spec: &Result<Spec, String>) -> Option<Time> {
+    let spec = spec.as_ref().ok()?;
+    let first = dispatch.tries == 0 && dispatch.fence.attempt == 1;
+    let expires = spec.expires_at.filter(|_| first);
+    let age = spec.retry.as_ref().and_then(|retry| retry.max_age);
+    expires
+        .into_iter()
+        .chain(age.map(|age| dispatch.due.plus(age)))
+        .min()
 }
 
 /// Calls with the same scheme, host and port share a queue and permits.

@@ -146,6 +146,17 @@ impl Report {
         self.failed(Verdict::Expired, end, &format!("not started by {at}"))
     }
 
+    /// It waited at an open breaker until its `max_age` had passed; the policy ends it.
+    pub fn given_up(self, metrics: &Metrics) -> Event {
+        metrics.count(Label::Expired);
+        let end = self.end(self.started);
+        let verdict = Verdict::Retry {
+            not_before: Span::ZERO,
+        };
+        let why = "the circuit breaker of its target was open until its max_age had passed";
+        self.failed(verdict, end, why)
+    }
+
     /// The spec is of no use to this version.
     pub fn unreadable(self, why: &str, metrics: &Metrics) -> Event {
         metrics.count(Label::Broken);

@@ -645,6 +645,8 @@ fn refused(e: RaftError<super::types::Types, ClientWriteError<super::types::Type
 fn may_repeat(event: &Event) -> bool {
     match event {
         Event::Cancel(_) | Event::Change(_) | Event::Run(_) => false,
+        // Somebody else may have said the opposite in between.
+        Event::Pause(_) | Event::Resume(_) => false,
         Event::Complete(complete) => complete.ok && complete.fence.is_some(),
         _ => true,
     }

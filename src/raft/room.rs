@@ -41,7 +41,11 @@ impl Watermark {
         let wrong = || format!("{text:?} is no amount: write 5%, 512MiB, 2GiB or bytes");
         let text = text.trim();
         if let Some(percent) = text.strip_suffix('%') {
-            let percent = percent.trim().parse().ok().filter(|percent| *percent <= 90);
+            let percent = percent
+                .trim()
+                .parse()
+                .ok()
+                .filter(|percent| *percent <= 100);
             return percent.map(Watermark::Percent).ok_or_else(wrong);
         }
         let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
@@ -162,7 +166,7 @@ mod tests {
             ("512MiB", Ok(Watermark::Bytes(512 << 20))),
             (" 2 GiB", Ok(Watermark::Bytes(2 << 30))),
             ("0", Ok(Watermark::Bytes(0))),
-            ("95%", Err(())),
+            ("101%", Err(())),
             ("-1", Err(())),
             ("5 MB", Err(())),
             ("99999999999TiB", Err(())),

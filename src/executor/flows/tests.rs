@@ -23,6 +23,8 @@ fn reference(seq: u64) -> Reference {
         at: Time(seq),
         released: Time(seq),
         bytes: 100,
+        until: None,
+        given_up: false,
     }
 }
 
@@ -158,6 +160,39 @@ fn a_target_that_fails_is_left_alone_then_probed_then_called_again() {
 }
 
 #[test]
+fn what_waits_at_an_open_breaker_beyond_its_time_is_given_up() {
+    let mut flows = flows(4, 64, 1_000);
+    let key = key("a", "t");
+    (0..4).for_each(|n| assert!(flows.push(&key, reference(n))));
+    let all = taken(&mut flows);
+    for (n, until) in [(4, Some(Time(50))), (5, Some(Time(70))), (6, None)] {
+        let waiting = Reference {
+            until,
+            ..reference(n)
+        };
+        assert!(flows.push(&key, waiting));
+    }
+    assert!(flows.overdue(Time(60)).is_empty(), "it may be called yet");
+    for (key, _, grant) in &all {
+        flows.free(key, *grant, BADLY, NOW);
+    }
+    let overdue = flows.overdue(Time(60));
+    audit(&flows);
+    assert_eq!(overdue.len(), 1);
+    let (key, given_up, grant) = &overdue[0];
+    assert!(given_up.given_up && given_up.id == reference(4).id);
+    flows.free(key, *grant, Told::NOTHING, NOW);
+    let last = flows.overdue(Time(70));
+    flows.free(key, last[0].2, Told::NOTHING, NOW);
+    audit(&flows);
+    let later = NOW.1 + BreakerSettings::default().open;
+    assert_eq!(
+        flows.take(later).map(|(_, r, _)| r.id),
+        Some(reference(6).id)
+    );
+}
+
+#[test]
 fn a_paused_application_keeps_nothing_and_is_read_again() {
     let mut flows = flows(1, 8, 1_000);
     let (a, b) = (key("a", "t"), key("b", "t"));
@@ -191,7 +226,7 @@ fn a_paused_application_keeps_nothing_and_is_read_again() {
 
 #[test]
 fn a_full_queue_notes_its_first_missing_place() {
-    let mut flows = flows(1, 1, 4);
+    let mut flows = flows(1, 1, 2);
     let a = key("a", "t");
     let fits: Vec<bool> = (1..5).map(|n| flows.push(&a, reference(n))).collect();
     assert_eq!(fits, [true, true, false, false]);

@@ -271,3 +271,55 @@ async fn what_was_let_go_of_is_not_known_any_more() {
     until(|| known(&rig, 0..5).is_empty()).await;
     assert!(rig.script.begun().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_target_leaves_places_for_the_others() {
+    let mut rig = Rig::new(small(64, 64, 1 << 12));
+    for seq in 0..500 {
+        rig.trigger(seq, START, "http://slow/");
+    }
+    until(|| rig.executor.in_flight() >= 42).await;
+    for seq in 500..600 {
+        rig.trigger(seq, START, "http://quick/");
+    }
+    for _ in 0..100 {
+        assert!(matches!(rig.outcome().await, Event::Done(done) if done.seq.0 >= 500));
+    }
+    until(|| rig.executor.in_flight() <= 43).await;
+}
+
+fn pause(rig: &Rig, apps: &[&str]) {
+    let apps = apps.iter().map(|app| (*app).into()).collect();
+    let apps = std::sync::Arc::new(apps);
+    rig.executor.changed(&[Change::Paused { apps }]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_application_waits_outside_of_memory_and_goes_on() {
+    let mut rig = Rig::new(small(2, 16, 1 << 10));
+    pause(&rig, &["shop"]);
+    for seq in 0..300 {
+        rig.trigger(seq, START, "http://quick/");
+    }
+    let waiting = || {
+        let metrics = rig.executor.metrics();
+        metrics.held + metrics.queued
+    };
+    until(|| waiting() == 0).await;
+    assert_eq!(known(&rig, 0..300).len(), 300, "the watchdog leaves them");
+    assert!(
+        rig.executor.withdraw(Seq(7), fence(1, 1)),
+        "and cancel works"
+    );
+    rig.close(7);
+    assert!(rig.script.begun().is_empty());
+    pause(&rig, &["another"]);
+    let mut seen = HashSet::new();
+    for _ in 0..299 {
+        let Event::Done(done) = rig.outcome().await else {
+            panic!("no end")
+        };
+        assert_eq!(done.end.waited_for, Wait::Paused);
+        assert!(seen.insert(done.seq) && done.seq != Seq(7));
+    }
+}

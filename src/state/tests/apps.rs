@@ -82,5 +82,8 @@ fn they_are_bounded() {
     assert_eq!(desk.fold(pause("one-more")), refused);
     assert!(matches!(desk.fold(pause("a7")), Outcome::App(Some(_))));
     desk.fold(resume("a7"));
-    assert!(matches!(desk.fold(pause("one-more")), Outcome::App(Some(_))));
+    assert!(matches!(
+        desk.fold(pause("one-more")),
+        Outcome::App(Some(_))
+    ));
 }
