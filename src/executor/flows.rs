@@ -75,7 +75,8 @@ pub(super) struct Bounds {
     pub total: usize,
     /// Bytes of the calls under way.
     pub bytes: usize,
-    /// References queued for one target of an application; for all of them half as much again.
+    /// References queued for one target of an application; for all of them twice as many, so that
+    /// one target that never answers leaves room for the others.
     pub queue_max: usize,
     pub breaker: BreakerSettings,
 }
@@ -270,7 +271,7 @@ impl Flows {
     pub fn push(&mut self, key: &FlowKey, reference: Reference) -> bool {
         let max = self.bounds.queue_max;
         let app = self.apps.entry(key.app.clone()).or_default();
-        if app.paused || app.queued >= max + max / 2 {
+        if app.paused || app.queued >= max * 2 {
             spill(&mut app.spilled, reference);
             return false;
         }
@@ -525,11 +526,12 @@ impl Flows {
         dropped
     }
 
-    /// Where to read again from, once the queues of this flow have run half empty.
+    /// Where to read again from, once this flow, or its application, has room again.
     pub fn unspill(&mut self, key: &FlowKey) -> Option<(Time, Seq)> {
         let max = self.bounds.queue_max;
         let app = self.apps.get_mut(&key.app)?;
-        if app.paused || app.queued > (max * 3).div_ceil(4) {
+        // What one stuck target holds must not keep the others from being read again.
+        if app.paused || app.queued > max + max / 2 {
             return None;
         }
         let whole = app.spilled.take();
