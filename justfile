@@ -44,6 +44,28 @@ demo:
 jepsen *args:
     JEPSEN="{{args}}" cargo test --test jepsen-style long -- --ignored --nocapture
 
+# Whole nodes in one thread, from one seed: `just simulate --seeds 500 --seconds 60 --jobs 2`, or
+# `just simulate --seed 7 --words`, which tells what happens.
+simulate *args:
+    SIMULATE="{{args}}" cargo test --profile simulate --test simulate long -- --ignored --nocapture
+
+# Simulations with the power going at every operation of the disk in every step.
+crash-points *args:
+    SIMULATE="{{args}}" cargo test --profile simulate --test simulate at_every_point -- --ignored --nocapture
+
+# The same seed twice must give the same bytes: on twenty seeds.
+same-bytes *args:
+    SIMULATE="{{args}}" cargo test --profile simulate --test simulate twenty_seeds -- --ignored --nocapture
+
+# Which mistake, made on purpose, is caught by what: of all, or of those that are named; `tests` or
+# `harness` among the names leaves the other out.
+seeded-bugs *names:
+    SEEDED_BUGS="{{names}}" cargo test --features seeded-bugs --test jepsen-style seeded_bugs -- --ignored --nocapture
+
+# What all runs of the fault harness so far add up to.
+jepsen-ledger:
+    cargo test --test jepsen-style sums -- --ignored --exact --nocapture
+
 # Licences, advisories and bans of the dependencies.
 deny:
     cargo deny check

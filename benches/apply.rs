@@ -35,7 +35,7 @@ impl Desk {
                     node: 1,
                     boot: 1,
                     cause,
-                    lost: Vec::new(),
+                    kept: Vec::new(),
                 }
                 .into(),
             ],

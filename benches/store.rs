@@ -19,6 +19,8 @@ const BATCH: u64 = limits::BATCH_EVENTS_MAX as u64;
 const LAYERS: [u64; 3] = [10_000, 100_000, 250_000];
 /// So many tasks are read in due order.
 const WINDOW: usize = 20_000;
+/// So many at once.
+const PIECE: usize = 4_096;
 
 /// How the ids of tasks follow each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -156,19 +158,16 @@ fn checkpoints(dir: &std::path::Path, tasks: u64, ids: Ids, labelled: bool) {
     let begin = Instant::now();
     let store = RedbStore::open(&path).expect("the store opens");
     let opened = begin.elapsed();
-    let (mut read, mut minute) = (0, 0);
     let begin = Instant::now();
-    while let Some(next) = store.far_minute(minute).expect("the index is read") {
-        for (_, seq) in store
-            .far(next, None, usize::MAX)
-            .expect("the index is read")
-        {
+    let (mut read, mut last) = (0, None);
+    while read < WINDOW {
+        let far = store.far(last, Time(u64::MAX), PIECE);
+        let far = far.expect("the index is read");
+        let Some(end) = far.last() else { break };
+        last = Some(*end);
+        for (_, seq) in far {
             std::hint::black_box(store.record(seq).expect("a record is read"));
             read += 1;
-        }
-        minute = next + 1;
-        if read >= WINDOW {
-            break;
         }
     }
     let spent = begin.elapsed();
@@ -182,41 +181,65 @@ fn checkpoints(dir: &std::path::Path, tasks: u64, ids: Ids, labelled: bool) {
     std::fs::remove_file(path).expect("the store's file");
 }
 
-/// As the store has it: records by number, and a small index by due minute.
+/// Records by number, beside a small index by what is due.
 const BY_NUMBER: TableDefinition<u64, &[u8]> = TableDefinition::new("by-number");
-const INDEX: TableDefinition<(u32, u64), u16> = TableDefinition::new("index");
-/// The other way: the record under its due minute.
+/// The record under its due minute.
 const INLINE: TableDefinition<(u32, u64), &[u8]> = TableDefinition::new("inline");
+/// An index that orders by minute only.
+const MINUTES: TableDefinition<(u32, u64), u16> = TableDefinition::new("minutes");
+/// As the store has it.
+const INSTANTS: TableDefinition<(u64, u64), ()> = TableDefinition::new("instants");
 const RECORD: [u8; 420] = [b'x'; 420];
 
-/// Writes `tasks` in generations of `layer`, and reads a window; records inline or not.
-fn layout(dir: &std::path::Path, tasks: u64, layer: u64, inline: bool) {
+#[derive(Clone, Copy, Debug)]
+enum Layout {
+    Inline,
+    Minutes,
+    Instants,
+}
+
+/// Writes `tasks` in generations of `layer`, due over `spread` ms, and reads a window.
+fn layout(dir: &std::path::Path, tasks: u64, layer: u64, spread: u64, layout: Layout) {
     let path = dir.join("layout.redb");
     let db = Database::create(&path).expect("a new file");
+    let due = |n: u64| START + 60_000 + scatter(n) % spread;
     let minute = |n: u64| (due(n) / 60_000) as u32;
     let (mut first, mut last) = (0, Duration::ZERO);
     while first < tasks {
-        let mut places: Vec<(u32, u64)> = (first..first + layer).map(|n| (minute(n), n)).collect();
+        let mut minutes: Vec<(u32, u64)> = (first..first + layer).map(|n| (minute(n), n)).collect();
+        let mut instants: Vec<(u64, u64)> = (first..first + layer).map(|n| (due(n), n)).collect();
         let begin = Instant::now();
-        places.sort_unstable();
         let mut txn = db.begin_write().expect("a transaction");
         txn.set_durability(Durability::Immediate).expect("durable");
         txn.set_quick_repair(true);
-        if inline {
-            let mut table = txn.open_table(INLINE).expect("a table");
-            for place in places {
-                table.insert(place, &RECORD[..]).expect("a row");
-            }
-        } else {
+        if !matches!(layout, Layout::Inline) {
             let mut table = txn.open_table(BY_NUMBER).expect("a table");
             for n in first..first + layer {
                 table.insert(n, &RECORD[..]).expect("a row");
             }
-            let mut table = txn.open_table(INDEX).expect("a table");
-            for place in places {
-                table
-                    .insert(place, (due(place.1) % 60_000) as u16)
-                    .expect("a row");
+        }
+        match layout {
+            Layout::Inline => {
+                minutes.sort_unstable();
+                let mut table = txn.open_table(INLINE).expect("a table");
+                for place in minutes {
+                    table.insert(place, &RECORD[..]).expect("a row");
+                }
+            }
+            Layout::Minutes => {
+                minutes.sort_unstable();
+                let mut table = txn.open_table(MINUTES).expect("a table");
+                for place in minutes {
+                    let ms = (due(place.1) % 60_000) as u16;
+                    table.insert(place, ms).expect("a row");
+                }
+            }
+            Layout::Instants => {
+                instants.sort_unstable();
+                let mut table = txn.open_table(INSTANTS).expect("a table");
+                for place in instants {
+                    table.insert(place, ()).expect("a row");
+                }
             }
         }
         txn.commit().expect("a commit");
@@ -227,19 +250,29 @@ fn layout(dir: &std::path::Path, tasks: u64, layer: u64, inline: bool) {
     let db = Database::open(&path).expect("the file opens");
     let txn = db.begin_read().expect("a view");
     let begin = Instant::now();
+    let mut numbers: Vec<u64> = Vec::new();
     let mut read = 0_u64;
-    if inline {
-        let table = txn.open_table(INLINE).expect("a table");
-        for row in table.range((0, 0)..).expect("a range").take(WINDOW) {
-            read += u64::from(!row.expect("a row").1.value().to_vec().is_empty());
+    match layout {
+        Layout::Inline => {
+            let table = txn.open_table(INLINE).expect("a table");
+            for row in table.range((0, 0)..).expect("a range").take(WINDOW) {
+                read += u64::from(!row.expect("a row").1.value().to_vec().is_empty());
+            }
         }
-    } else {
-        let (index, table) = (
-            txn.open_table(INDEX).expect("a table"),
-            txn.open_table(BY_NUMBER).expect("a table"),
-        );
-        for row in index.range((0, 0)..).expect("a range").take(WINDOW) {
-            let n = row.expect("a row").0.value().1;
+        Layout::Minutes => {
+            let index = txn.open_table(MINUTES).expect("a table");
+            let rows = index.range((0, 0)..).expect("a range").take(WINDOW);
+            numbers.extend(rows.map(|row| row.expect("a row").0.value().1));
+        }
+        Layout::Instants => {
+            let index = txn.open_table(INSTANTS).expect("a table");
+            let rows = index.range((0, 0)..).expect("a range").take(WINDOW);
+            numbers.extend(rows.map(|row| row.expect("a row").0.value().1));
+        }
+    }
+    if !numbers.is_empty() {
+        let table = txn.open_table(BY_NUMBER).expect("a table");
+        for n in numbers {
             let record = table.get(n).expect("a look-up").expect("a record");
             read += u64::from(!record.value().to_vec().is_empty());
         }
@@ -247,12 +280,8 @@ fn layout(dir: &std::path::Path, tasks: u64, layer: u64, inline: bool) {
     let spent = begin.elapsed();
     let bytes = std::fs::metadata(&path).expect("the file").len();
     println!(
-        "| layout | {} | {tasks} | {layer} | last write {:.2} µs/task | window {:.2} µs/task, {} B/task |",
-        if inline {
-            "inline"
-        } else {
-            "by number + index"
-        },
+        "| layout | {layout:?}, due over {} s | {tasks} | {layer} | last write {:.2} µs/task | window {:.2} µs/task, {} B/task |",
+        spread / 1_000,
         micros_each(last, layer),
         micros_each(spent, read),
         bytes / tasks
@@ -276,8 +305,10 @@ fn main() {
             checkpoints(dir.path(), tasks, ids, false);
         }
         checkpoints(dir.path(), tasks, Ids::V7, true);
-        for inline in [false, true] {
-            layout(dir.path(), tasks, 100_000, inline);
+        for spread in [SPREAD_MS, 60_000] {
+            for kind in [Layout::Inline, Layout::Minutes, Layout::Instants] {
+                layout(dir.path(), tasks, 100_000, spread, kind);
+            }
         }
     }
 }

@@ -7,9 +7,11 @@
 use bytes::Bytes;
 
 use crate::api;
+use crate::calendar::{Plan, PlanSpec, preview};
 use crate::log::sim_disk::SimDisk;
 use crate::log::{Entry, Head};
-use crate::model::{Batch, Spec, decode_first};
+use crate::model::limits::INVOKE_BYTES_MAX;
+use crate::model::{Batch, Invoke, Span, Spec, Time, decode_first};
 use crate::node::settings::Settings;
 use crate::node::settings_load::Sources;
 use crate::raft;
@@ -19,13 +21,15 @@ use crate::state::{MemoryStore, RedbStore, State, Store};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("codec", codec),
     ("fold", fold),
     ("body", body),
     ("settings", settings),
     ("snapshot", snapshot),
     ("store", store),
+    ("plan", plan),
+    ("invoke", invoke),
 ];
 
 /// The log's and the peers' formats.
@@ -66,6 +70,44 @@ pub fn fold(mut bytes: &[u8]) {
 /// What a request may hold: tasks, changes, the old names.
 pub fn body(bytes: &[u8]) {
     api::read_anything(bytes);
+}
+
+/// A plan as JSON, or one expression in some zone: refused, or it fires, in order, and says in
+/// bounded time what comes next.
+pub fn plan(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let spec = serde_json::from_str(text).unwrap_or_else(|_| {
+        let zone = ["UTC", "Europe/Berlin", "Australia/Lord_Howe"][bytes.len() % 3];
+        PlanSpec::cron(text).in_zone(zone)
+    });
+    let Ok(plan) = Plan::parse("fuzz.plan", &spec) else {
+        return;
+    };
+    let first = plan.since(Time(0)).next();
+    let mut last = first.expect("what never fires is refused");
+    for next in plan.after(last).without_limit().take(20) {
+        assert!(next > last, "{text}: {next} after {last}");
+        assert_eq!(plan.next_after(last), Some(next), "{text}");
+        assert!(plan.fires_at(next) >= next);
+        last = next;
+    }
+    preview(&plan, last, Span::days(366));
+}
+
+/// An invoke target: what is read is printed, and read again.
+pub fn invoke(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(target) = text.parse::<Invoke>() {
+        let printed = target.to_string();
+        // Escapes may make it longer than what is taken.
+        if printed.len() <= INVOKE_BYTES_MAX {
+            assert_eq!(printed.parse::<Invoke>().as_ref(), Ok(&target), "{printed}");
+        }
+    }
 }
 
 /// A file of settings, and the same text as a variable.
@@ -145,6 +187,20 @@ mod tests {
             "settings" => [
                 "[store]\nwindow = \"2m\"\n[raft]\nsnapshot_entries = 100\n[access_log]\ndir = \"off\"\n",
                 "RAFT_TIMING = fast",
+            ]
+            .map(|text| text.as_bytes().to_vec())
+            .into(),
+            "plan" => [
+                "0 0/5 14,18 ? NOV-FEB FRI-MON/2 2027-2099",
+                "*/20 H(1-5) L-3W,15W,L-2 * 5#3,6L",
+                "@every 90s phase H",
+                r#"{"crons":["30 2 * * *","@daily"],"every":"1h phase 3m","at":"2027-01-01T00:00:00Z","zone":"Africa/Casablanca","dst":{"gap":"after","overlap":"twice"},"exclude":{"dates":["12-25","2027-05-06"],"weekdays":["SUN"]},"start":"2026-01-01T00:00:00Z","end":"2030-01-01T00:00:00Z","max_runs":15,"jitter":"5m"}"#,
+            ]
+            .map(|text| text.as_bytes().to_vec())
+            .into(),
+            "invoke" => [
+                r#"bean.method("a, \"b\"", 'c\u00e9\ud83d\ude00', true, 2L, -3.5e10D, 4)"#,
+                "com.shop.Report.run",
             ]
             .map(|text| text.as_bytes().to_vec())
             .into(),
@@ -266,6 +322,16 @@ mod tests {
     #[test]
     fn any_settings_are_taken_or_refused() {
         run("settings", 1_000);
+    }
+
+    #[test]
+    fn any_expression_is_taken_or_refused() {
+        run("plan", 5_000);
+    }
+
+    #[test]
+    fn any_invoke_target_is_taken_or_refused() {
+        run("invoke", 5_000);
     }
 
     #[test]

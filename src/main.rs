@@ -7,5 +7,9 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    if let Err(why) = horolog::bugs::check() {
+        eprintln!("{why}");
+        return std::process::ExitCode::from(2);
+    }
     horolog::cli::run()
 }

@@ -17,6 +17,7 @@ mod contract {
     mod callbacks;
     mod commands;
     mod complete;
+    mod deploy;
     mod dev;
     mod history;
     mod hostile;
@@ -27,6 +28,7 @@ mod contract {
     mod old;
     mod past;
     mod pressure;
+    mod schedule;
     mod served;
     mod stages;
     mod submit;

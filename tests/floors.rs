@@ -8,9 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Module, floor.
-const FLOORS: [(&str, u8); 10] = [
+const FLOORS: [(&str, u8); 12] = [
+    ("bugs", 0),
     ("model", 1),
     ("wheel", 2),
+    ("calendar", 2),
     ("log", 2),
     ("state", 3),
     ("raft", 4),
@@ -21,8 +23,9 @@ const FLOORS: [(&str, u8); 10] = [
     ("fuzz", 9),
 ];
 
-/// Although it is on a lower floor: the wheel speaks ticks and does not know what a task is.
-const STRANGERS: [(&str, &str); 1] = [("wheel", "model")];
+/// Although it is on a lower floor: the wheel speaks ticks and does not know what a task is, and
+/// the fold knows no time zones, whose rules change with a release.
+const STRANGERS: [(&str, &str); 2] = [("wheel", "model"), ("state", "calendar")];
 
 const IO: &[&str] = &[
     "std::fs",
@@ -35,7 +38,7 @@ const IO: &[&str] = &[
 /// Where, what, and why not.
 const BANNED: [(&[&str], &[&str], &str); 3] = [
     (
-        &["model", "wheel", "state"],
+        &["model", "wheel", "calendar", "state"],
         &[
             "SystemTime",
             "Instant::now",
@@ -49,7 +52,7 @@ const BANNED: [(&[&str], &[&str], &str); 3] = [
         "the fold reads no clock and draws no chance: the leader stamps, the event carries",
     ),
     (
-        &["model", "wheel", "state"],
+        &["model", "wheel", "calendar", "state"],
         &[
             "std::fs",
             "tokio",
@@ -60,7 +63,7 @@ const BANNED: [(&[&str], &[&str], &str); 3] = [
         "the lowest floors do no I/O and know no runtime",
     ),
     (
-        &["wheel", "state"],
+        &["wheel", "calendar", "state"],
         &["HashMap", "HashSet", "RandomState"],
         "the order of a hash map differs from node to node; use a BTreeMap or BTreeSet",
     ),
@@ -228,6 +231,7 @@ fn breaches_are_found() {
         ("wheel", "use crate::log::Log;"),
         ("log", "use crate::wheel::Wheel;"),
         ("wheel", "use crate::model::Time;"),
+        ("state", "use crate::calendar::Plan;"),
         ("model", "pub(crate) use crate::state::State;"),
         ("state", "use crate::{model::Time, api::Router};"),
         ("state", "use crate::{"),

@@ -20,9 +20,10 @@ use super::auth::Principal;
 use super::list::{checked_labels, from_cursor, to_cursor};
 use super::params::Params;
 use super::patch::Patch;
-use super::problem::{INDEX_HEADER, Problem, ProblemView};
+use super::problem::{INDEX_HEADER, Kind, Problem, ProblemView};
 use super::write::json;
 use super::{Api, body};
+use crate::bugs::{self, Bug};
 use crate::model::limits::{PAGE_EXAMINED_MAX, PAGE_MAX};
 use crate::model::{By, Cancel, ChangeTask, Complete, Event, IfMatch, Key, Outcome};
 use crate::model::{Refusal, Run, Stage, Task, Time};
@@ -210,8 +211,16 @@ impl Walk<'_> {
         let begun = self.api.clock.steady();
         loop {
             let (filter, after) = (&self.filter, self.after.as_ref());
-            let page = cluster.read(|state| state.list(filter, after, PIECE))?;
+            let mut page = cluster.list(filter, after, PIECE)?;
             let next = page.next;
+            if bugs::on(Bug::BulkOneTooMany) && !page.tasks.is_empty() {
+                let waiting = Filter {
+                    stage: Some(Stage::Scheduled),
+                    ..Filter::default()
+                };
+                let more = cluster.list(&waiting, None, 1)?;
+                page.tasks.extend(more.tasks);
+            }
             if let Err(problem) = self.piece(page.tasks).await {
                 // What was done is told; the next request begins with what was not.
                 if self.progress.matched == 0 && self.progress.examined == 0 {
@@ -234,15 +243,17 @@ impl Walk<'_> {
 
     /// Acts on some tasks. On failure `after` is the last one before it.
     async fn piece(&mut self, tasks: Vec<Task>) -> Result<(), Problem> {
-        let results = self.act(&tasks).await;
-        for (task, result) in tasks.into_iter().zip(results) {
-            let mut result = result?;
+        let mut results = self.act(&tasks).await.into_iter();
+        for task in tasks {
+            let Some(mut result) = results.next() else {
+                break;
+            };
             let mut looks = 1;
-            while matches!(result, Fate::Stale) {
+            while matches!(result, Ok(Fate::Stale)) {
                 looks += 1;
-                result = self.again(&task.key, looks).await?;
+                result = self.again(&task.key, looks).await;
             }
-            match result {
+            match result.map_err(|problem| honest(problem, results.as_slice()))? {
                 Fate::Changed(index) => {
                     self.progress.changed += 1;
                     self.index = self.index.max(index);
@@ -356,6 +367,21 @@ fn patch(raw: &RawValue) -> Result<Patch, Problem> {
     body::parse(raw.get().as_bytes())
 }
 
+/// What may be said of a task that failed. A refusal would promise that nothing happened, and the
+/// tasks behind it went to the log together with it.
+fn honest(problem: Problem, behind: &[Result<Fate, Problem>]) -> Problem {
+    let may_have_changed = |result: &Result<Fate, Problem>| match result {
+        // A dry run has no index.
+        Ok(Fate::Changed(index)) => *index > 0,
+        Ok(_) => false,
+        Err(problem) => problem.kind == Kind::Outcome,
+    };
+    match behind.iter().any(may_have_changed) {
+        true => Busy::Unknown.into(),
+        false => problem,
+    }
+}
+
 fn result(answer: Result<Decided, Busy>) -> Result<Fate, Problem> {
     let Decided { index, outcome } = answer?;
     Ok(match outcome {
@@ -407,6 +433,21 @@ mod tests {
         ] {
             assert!(request(bad).is_err(), "{bad}");
         }
+    }
+
+    /// Found by the fault harness, seed 1007: a first task that had changed meanwhile could not be
+    /// looked at again, the leader being gone, and the answer was a 503 although the others of the
+    /// same entry had been changed.
+    #[test]
+    fn a_refusal_is_only_given_when_nothing_behind_it_took_effect() {
+        let gone = || Problem::from(Busy::NoLeader);
+        let after = |behind: Vec<Result<Fate, Problem>>| honest(gone(), &behind).status().as_u16();
+        assert_eq!(after(vec![]), 503);
+        let untouched = [Ok(Fate::Skipped("done")), Ok(Fate::Stale), Err(gone())];
+        assert_eq!(after(untouched.into()), 503);
+        assert_eq!(after(vec![Ok(Fate::Changed(0))]), 503, "a dry run");
+        assert_eq!(after(vec![Ok(Fate::Stale), Ok(Fate::Changed(9))]), 504);
+        assert_eq!(after(vec![Err(Busy::Unknown.into())]), 504);
     }
 
     #[test]

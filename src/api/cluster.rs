@@ -1,18 +1,17 @@
-//! The cluster as this node sees it, and its growth.
+//! The cluster as this node sees it.
 
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Uri};
+use axum::http::Uri;
 use axum::response::Response;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
+use super::Api;
 use super::params::Params;
-use super::problem::{Kind, Problem, ProblemView};
+use super::problem::{Problem, ProblemView};
 use super::write::json;
-use super::{Api, body};
 use crate::model::{NodeId, Time};
 use crate::raft::{ClusterView, NodeView, ShardView};
 
@@ -36,6 +35,10 @@ struct NodeDto {
     alive: bool,
     /// 0…1
     load: f64,
+    /// For how long what has waited longest at a target has been due.
+    queue_age_ms: u64,
+    /// It is to own no shards: it was drained, is about to stop, or its clock is off.
+    resigns: bool,
     last_applied: u64,
     checkpoint: u64,
     clock_skew_ms: i64,
@@ -89,18 +92,6 @@ struct Progress {
     committed: u64,
 }
 
-/// A node to add.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct NewNode {
-    id: NodeId,
-    /// Its peer address.
-    #[schema(example = "10.0.0.4:7500")]
-    peer: String,
-    /// Make it a voter once it has caught up; true by default.
-    promote: Option<bool>,
-}
-
 /// The nodes, the leader, the shards.
 #[utoipa::path(get, path = "/v1/cluster", tag = "cluster",
     responses((status = 200, body = ClusterDto), (status = 503, body = ProblemView)))]
@@ -108,46 +99,6 @@ pub async fn status(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, P
     Params::read(&uri, &[])?;
     let view = api.cluster()?.view();
     Ok(json(&ClusterDto::from(view.await)))
-}
-
-/// Adds a node: first as a learner, then as a voter.
-#[utoipa::path(post, path = "/v1/cluster/nodes", tag = "cluster", request_body = NewNode,
-    responses(
-        (status = 200, description = "The cluster with the node", body = ClusterDto),
-        (status = 409, description = "The membership was not changed", body = ProblemView),
-        (status = 422, description = "A value is not acceptable", body = ProblemView),
-    ))]
-pub async fn add(
-    State(api): State<Arc<Api>>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    Params::read(&uri, &[])?;
-    let node: NewNode = body::json(&headers, body).await?;
-    node.check()?;
-    let cluster = api.cluster()?;
-    cluster
-        .add(node.id, node.peer, node.promote.unwrap_or(true))
-        .await
-        .map_err(|reason| Problem::new(Kind::Membership, reason))?;
-    Ok(json(&ClusterDto::from(cluster.view().await)))
-}
-
-impl NewNode {
-    fn check(&self) -> Result<(), Problem> {
-        if self.id == 0 {
-            return Err(Problem::invalid("`id`: node ids begin with 1"));
-        }
-        let port = self
-            .peer
-            .rsplit_once(':')
-            .map(|(_, port)| port.parse::<u16>());
-        if !matches!(port, Some(Ok(1..))) || self.peer.len() > 256 {
-            return Err(Problem::invalid("`peer`: write host:port"));
-        }
-        Ok(())
-    }
 }
 
 impl From<ClusterView> for ClusterDto {
@@ -190,6 +141,8 @@ impl From<NodeView> for NodeDto {
             role: node.role,
             alive: node.alive,
             load: node.load.clamp(0.0, 1.0),
+            queue_age_ms: node.queue_age_ms,
+            resigns: node.resigns,
             last_applied: node.last_applied,
             checkpoint: node.checkpoint,
             clock_skew_ms: node.clock_skew_ms,
@@ -204,26 +157,6 @@ impl From<NodeView> for NodeDto {
             state_hashes: hashes
                 .map(|(index, hash)| StateHash { index, hash })
                 .collect(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nodes_to_add_are_checked() {
-        let check = |text: &str| body::parse::<NewNode>(text.as_bytes()).and_then(|n| n.check());
-        assert!(check(r#"{"id":4,"peer":"10.0.0.4:7500"}"#).is_ok());
-        for bad in [
-            r#"{"id":0,"peer":"a:1"}"#,
-            r#"{"id":4,"peer":"a"}"#,
-            r#"{"id":4,"peer":"a:0"}"#,
-            r#"{"id":-4,"peer":"a:1"}"#,
-            r#"{"id":4}"#,
-        ] {
-            assert_eq!(check(bad).unwrap_err().status().as_u16(), 422, "{bad}");
         }
     }
 }

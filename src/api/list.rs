@@ -49,10 +49,8 @@ pub async fn list(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Pro
     let after = params.get("cursor").map(from_cursor).transpose()?;
     let local = params.local_read()?;
     let cluster = api.reading(local).await?;
-    let (page, shards) = cluster.read(|state| {
-        let page = state.list(&filter, after.as_ref(), limit)?;
-        Ok((page, state.shard_total()))
-    })?;
+    let page = cluster.list(&filter, after.as_ref(), limit)?;
+    let shards = cluster.read(|state| Ok(state.shard_total()))?;
     let tasks: Result<_, _> = page
         .tasks
         .iter()

@@ -30,6 +30,7 @@ mod history;
 mod idle;
 mod lifecycle;
 mod list;
+mod members;
 pub mod metrics;
 mod old;
 mod old_fields;

@@ -47,7 +47,7 @@ kinds! {
     Content 409 "content-differs" "The task exists with other content",
     Stage 409 "wrong-stage" "The task's stage does not allow this",
     Fence 409 "stale-fence" "Another attempt holds the task",
-    Membership 409 "membership" "The membership was not changed",
+    Membership 409 "membership" "The cluster was not changed",
     Changed 412 "changed" "The task has changed since",
     TooLarge 413 "too-large" "The request is too large",
     MediaType 415 "media-type" "This content type is not read here",

@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 
 use super::problem::{Kind, Problem};
 use super::{
-    Api, access, actions, apps, auth, batch, bulk, cluster, health, history, lifecycle, list, old,
-    openapi, targets, tasks,
+    Api, access, actions, apps, auth, batch, bulk, cluster, health, history, lifecycle, list,
+    members, old, openapi, targets, tasks,
 };
 
 /// The whole API as one service.
@@ -42,7 +42,11 @@ pub(super) fn documented() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(history::explanation))
         .routes(routes!(list::stats))
         .routes(routes!(cluster::status))
-        .routes(routes!(cluster::add))
+        .routes(routes!(members::add))
+        .routes(routes!(members::remove))
+        .routes(routes!(members::replace))
+        .routes(routes!(members::lead))
+        .routes(routes!(members::drain))
         .routes(routes!(lifecycle::run))
         .routes(routes!(apps::list))
         .routes(routes!(apps::pause))

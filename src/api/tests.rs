@@ -113,6 +113,15 @@ async fn a_good_request_reaches_the_cluster() {
         ("GET", "/v1/stats", ""),
         ("GET", "/v1/cluster", ""),
         ("POST", "/v1/cluster/nodes", r#"{"id":4,"peer":"a:1"}"#),
+        ("DELETE", "/v1/cluster/nodes/4", ""),
+        (
+            "POST",
+            "/v1/cluster/nodes/3/replace",
+            r#"{"id":4,"peer":"a:1"}"#,
+        ),
+        ("POST", "/v1/cluster/lead", r#"{"node":2}"#),
+        ("POST", "/v1/cluster/lead", "{}"),
+        ("POST", "/v1/cluster/drain", r#"{"node":2,"drain":false}"#),
         ("POST", "/submit", r#"{"appId":"shop","url":"http://a/"}"#),
         (
             "POST",

@@ -1,4 +1,5 @@
-//! `cluster …`: who leads, who follows, who owns what; one node more; duties by hand.
+//! `cluster …`: who leads, who follows, who owns what; one node more; another leader, a node without
+//! work; duties by hand.
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
@@ -32,8 +33,35 @@ enum Verb {
         #[arg(long)]
         learner: bool,
     },
+    /// Removes a node for good: it never comes back with its directory.
+    Remove {
+        /// Its number.
+        id: u64,
+    },
+    /// Takes in a new node and, when it has caught up, removes another in the same step.
+    Replace {
+        /// The number of the node that goes; it may be dead.
+        old: u64,
+        /// The number of the new node, which is running and waits to be added.
+        id: u64,
+        /// The new node's peer address.
+        peer: String,
+    },
+    /// Moves the lead to another voter.
+    Lead {
+        /// Its number; the fittest one when it is left out.
+        to: Option<u64>,
+    },
     /// Makes certificates for TLS between nodes.
     Certs(CertsArgs),
+    /// Has a node give its shards to the others, and take no more until it starts again.
+    Drain {
+        /// Its number.
+        id: u64,
+        /// Let it take shards again.
+        #[arg(long)]
+        undo: bool,
+    },
     /// Runs a regular duty at once: on the server that is asked, or on the leader if it is the
     /// leader's.
     Run { duty: Duty },
@@ -66,23 +94,38 @@ impl Duty {
 /// How long a duty may take.
 const RUN: Span = Span::minutes(3);
 /// How long a node may take to catch up.
-const CATCH_UP: Span = Span::minutes(5);
+const CATCH_UP: Span = Span::minutes(6);
 
 /// Does what a `cluster` line says.
 pub async fn run(args: ClusterArgs) -> Result<()> {
-    if let Verb::Certs(certs) = &args.verb {
-        return certs::run(certs);
-    }
     let server = Server::new(&args.remote)?;
+    let ask = async |method: Method, path: &str, body: Option<Value>| {
+        let body = body.map(|body| body.to_string().into_bytes());
+        server.call(method, path, body, CATCH_UP).await
+    };
     let answer = match args.verb {
-        // Certificates were made above, without a server.
-        Verb::Status | Verb::Certs(_) => server.get("/v1/cluster").await?,
+        // Made here, without asking anybody.
+        Verb::Certs(certs) => return certs::run(&certs),
+        Verb::Status => server.get("/v1/cluster").await?,
         Verb::Add { id, peer, learner } => {
-            let body = json!({ "id": id, "peer": peer, "promote": !learner }).to_string();
-            let path = "/v1/cluster/nodes";
-            server
-                .call(Method::POST, path, Some(body.into_bytes()), CATCH_UP)
-                .await?
+            let body = json!({ "id": id, "peer": peer, "promote": !learner });
+            ask(Method::POST, "/v1/cluster/nodes", Some(body)).await?
+        }
+        Verb::Remove { id } => {
+            let path = format!("/v1/cluster/nodes/{id}");
+            ask(Method::DELETE, &path, None).await?
+        }
+        Verb::Replace { old, id, peer } => {
+            let path = format!("/v1/cluster/nodes/{old}/replace");
+            ask(Method::POST, &path, Some(json!({ "id": id, "peer": peer }))).await?
+        }
+        Verb::Lead { to } => {
+            let body = json!({ "node": to });
+            ask(Method::POST, "/v1/cluster/lead", Some(body)).await?
+        }
+        Verb::Drain { id, undo } => {
+            let body = json!({ "node": id, "drain": !undo });
+            ask(Method::POST, "/v1/cluster/drain", Some(body)).await?
         }
         Verb::Run { duty } => {
             let answer = server.call(Method::POST, duty.path(), None, RUN).await?;
@@ -131,6 +174,7 @@ fn status(cluster: &Value) {
         "http",
         "peer",
         "load",
+        "queue_age_ms",
         "last_applied",
         "checkpoint",
         "clock_skew_ms",

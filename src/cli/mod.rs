@@ -14,6 +14,8 @@ mod import;
 mod log;
 mod nodes;
 mod output;
+mod recover;
+mod schedule;
 pub mod serve;
 mod submit;
 mod task;
@@ -25,6 +27,7 @@ use std::process::ExitCode;
 
 pub use bench::BenchArgs;
 pub use dev::DevArgs;
+pub use log::lines as log_lines;
 pub use serve::ServeArgs;
 
 /// An event-sourced scheduler for delayed HTTP tasks: one binary, three of them make a cluster.
@@ -45,7 +48,9 @@ enum Command {
     Bench(BenchArgs),
     /// Submits, reads and changes tasks.
     Task(task::TaskArgs),
-    /// Shows the cluster and lets it grow.
+    /// Says what expressions of schedules mean. Needs no server.
+    Schedule(schedule::ScheduleArgs),
+    /// Shows the cluster, and changes its members.
     Cluster(cluster::ClusterArgs),
     /// Pauses and resumes the calls of applications.
     App(app::AppArgs),
@@ -53,9 +58,16 @@ enum Command {
     Import(import::ImportArgs),
     /// Reads the files of a stopped node.
     Log(log::LogArgs),
+    /// Lets one survivor go on alone, when a majority of the nodes is lost for good.
+    Recover(recover::RecoverArgs),
     /// Prints a completion script for a shell.
     Completions { shell: Shell },
 }
+
+/// What was asked for cannot be, whatever the world is like: exit status 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct WrongUsage(String);
 
 /// Parses the arguments of this process and does what they say.
 pub fn run() -> ExitCode {
@@ -68,10 +80,12 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Task(args) => block_on(task::run(args)),
+        Command::Schedule(args) => schedule::run(&args),
         Command::Cluster(args) => block_on(cluster::run(args)),
         Command::App(args) => block_on(app::run(args)),
         Command::Import(args) => block_on(import::run(args)),
         Command::Log(args) => log::run(&args),
+        Command::Recover(args) => recover::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
@@ -86,7 +100,10 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&error);
-            ExitCode::FAILURE
+            match error.is::<WrongUsage>() {
+                true => ExitCode::from(2),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -130,8 +147,14 @@ mod tests {
             "horolog task done shop order-17 --failed --error broken",
             "horolog task cancel shop order-17",
             "horolog task events shop order-17",
+            "horolog schedule next @daily --zone Europe/Berlin --count 3 --json",
+            "horolog schedule next @daily @hourly --from 2027-01-01T00:00:00Z --dst gap=after",
             "horolog cluster status --json",
             "horolog cluster add 4 a:1",
+            "horolog cluster remove 4",
+            "horolog cluster replace 3 4 a:1 --json",
+            "horolog cluster lead",
+            "horolog cluster lead 2 --server http://127.0.0.1:7401",
             "horolog cluster run load",
             "horolog cluster run watchdog --json",
             "horolog cluster run retire --server http://127.0.0.1:7401",
@@ -143,6 +166,8 @@ mod tests {
             "horolog log verify d",
             "horolog log verify --data d",
             "horolog log export d --history",
+            "horolog recover data/1",
+            "horolog recover data/1 --accept-loss",
             "horolog bench floors --json",
             "horolog completions bash",
         ] {
@@ -163,6 +188,10 @@ mod tests {
             "horolog task explain shop order-17 --label order=17",
             "horolog task submit --app a --url http://a --at 1 --delay 1s",
             "horolog serve --join a:1 --cluster 1=a:1",
+            "horolog schedule next",
+            "horolog schedule next @daily --count 0",
+            "horolog schedule next @daily --from yesterday",
+            "horolog schedule next @daily --dst gap=maybe",
             "horolog cluster run sleep",
             "horolog nonsense",
             "horolog log verify",

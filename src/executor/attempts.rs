@@ -7,8 +7,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use crate::bugs::{self, Bug};
 use crate::model::limits::OUTCOME_GRACE;
-use crate::model::{Epoch, Fence, Seq, Time};
+use crate::model::{Fence, Seq, Time};
+use crate::state::Open;
 
 /// An attempt's name.
 pub(super) type Id = (Seq, Fence);
@@ -35,6 +37,8 @@ pub(super) enum Place {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     pub at: Time,
+    /// Of the key: decides the shard.
+    pub hash: u64,
     pub place: Place,
 }
 
@@ -49,15 +53,18 @@ pub(super) struct Attempts {
 
 impl Attempts {
     /// Adds one; false when it is known already.
-    pub fn add(&mut self, id: Id, at: Time) -> bool {
+    pub fn add(&mut self, open: Open) -> bool {
         let mut new = false;
-        self.entries.entry(id).or_insert_with(|| {
-            new = true;
-            Entry {
-                at,
-                place: Place::Held,
-            }
-        });
+        self.entries
+            .entry((open.seq, open.fence))
+            .or_insert_with(|| {
+                new = true;
+                Entry {
+                    at: open.at,
+                    hash: open.hash,
+                    place: Place::Held,
+                }
+            });
         new
     }
 
@@ -108,7 +115,7 @@ impl Attempts {
     /// See [`super::Executor::withdraw`].
     pub fn withdraw(&mut self, id: Id, steady: Duration) -> bool {
         if let Some(Place::Begun { .. } | Place::Ended { .. }) = self.get(id).map(|e| e.place) {
-            return false;
+            return bugs::on(Bug::BegunWithdrawn);
         }
         if self.withdrawn.len() >= WITHDRAWN_MAX && !self.withdrawn.contains_key(&id) {
             return false;
@@ -134,15 +141,17 @@ impl Attempts {
         self.withdrawn.contains_key(&id)
     }
 
-    /// Attempts of this epoch or older whose call is under way, or whose outcome is on its way to
-    /// the log: the next owner would begin those again.
-    pub fn begun_up_to(&self, epoch: Epoch) -> usize {
-        let begun =
-            |entry: &Entry| matches!(entry.place, Place::Begun { .. } | Place::Ended { .. });
-        self.entries
-            .iter()
-            .filter(|((_, fence), entry)| fence.epoch <= epoch && begun(entry))
-            .count()
+    /// Those of the wanted attempts, named with the hash of their key, whose call is under way, or
+    /// whose outcome is on its way to the log: the next owner would begin those again.
+    pub fn begun(&self, wanted: impl Fn(Id, u64) -> bool) -> Vec<Id> {
+        let begun = |entry: &Entry| {
+            let open = Place::Begun { closed: false };
+            entry.place == open || matches!(entry.place, Place::Ended { .. })
+        };
+        let of = self.entries.iter();
+        of.filter(|(id, entry)| begun(entry) && wanted(**id, entry.hash))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Attempts under way that have been open for `age`, each reported once; at most `max`.
@@ -194,6 +203,7 @@ impl Attempts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Epoch;
 
     const ID: Id = (
         Seq(1),
@@ -203,17 +213,23 @@ mod tests {
         },
     );
 
+    fn open((seq, fence): Id) -> Open {
+        Open {
+            at: Time(5),
+            seq,
+            fence,
+            hash: 7,
+        }
+    }
+
     #[test]
     fn what_began_is_remembered_until_closed() {
         let mut attempts = Attempts::default();
-        assert!(attempts.add(ID, Time(5)));
+        assert!(attempts.add(open(ID)));
         attempts.begin(ID, Time(5), Duration::ZERO);
         attempts.end(ID, Duration::ZERO);
         assert!(!attempts.withdraw(ID, Duration::ZERO), "it began");
-        assert!(
-            !attempts.add(ID, Time(5)),
-            "reading it again starts nothing"
-        );
+        assert!(!attempts.add(open(ID)), "reading it again starts nothing");
         attempts.close(ID);
         assert!(attempts.get(ID).is_none());
     }
@@ -221,11 +237,11 @@ mod tests {
     #[test]
     fn a_call_outlives_its_closing() {
         let mut attempts = Attempts::default();
-        attempts.add(ID, Time(5));
+        attempts.add(open(ID));
         attempts.begin(ID, Time(5), Duration::ZERO);
         attempts.close(ID);
         assert!(!attempts.withdraw(ID, Duration::ZERO));
-        assert_eq!(attempts.begun_up_to(Epoch(1)), 1);
+        assert_eq!(attempts.begun(|_, _| true), [], "nobody begins it again");
         attempts.end(ID, Duration::ZERO);
         assert!(attempts.get(ID).is_none());
     }
@@ -233,12 +249,12 @@ mod tests {
     #[test]
     fn an_outcome_on_its_way_to_the_log_is_waited_for() {
         let mut attempts = Attempts::default();
-        attempts.add(ID, Time(5));
+        attempts.add(open(ID));
         attempts.begin(ID, Time(5), Duration::ZERO);
         attempts.end(ID, Duration::ZERO);
-        assert_eq!(attempts.begun_up_to(Epoch(1)), 1);
+        assert_eq!(attempts.begun(|id, hash| (id, hash) == (ID, 7)), [ID]);
         attempts.close(ID);
-        assert_eq!(attempts.begun_up_to(Epoch(1)), 0);
+        assert_eq!(attempts.begun(|_, _| true), []);
     }
 
     #[test]
@@ -246,7 +262,7 @@ mod tests {
         let mut attempts = Attempts::default();
         let other = (Seq(2), ID.1);
         for id in [ID, other] {
-            attempts.add(id, Time(5));
+            attempts.add(open(id));
             attempts.begin(id, Time(5), Duration::ZERO);
         }
         attempts.end(ID, Duration::ZERO);

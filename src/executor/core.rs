@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use super::attempts::{Attempts, Id, Place};
 use super::flows::{Bounds, FlowKey, Flows, Grant, Reference, Told};
+use super::released::Released;
+use crate::bugs::{self, Bug};
 use crate::model::{Change, Epoch, Fence, NodeId, Seq, Time};
+use crate::state::{Open, Release};
 
 /// What [`Core::begin`] decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +38,9 @@ pub(super) struct Core {
     pub attempts: Attempts,
     pub targets: Flows,
     contact: Option<Duration>,
-    released: Option<Epoch>,
+    released: Released,
+    /// What is older belongs to an earlier run of this node.
+    since: Option<Epoch>,
     pub stopping: bool,
     /// Asks the holding thread to hand out permits.
     pub kicked: bool,
@@ -63,7 +68,8 @@ impl Core {
                 breaker: settings.breaker,
             }),
             contact: None,
-            released: None,
+            released: Released::default(),
+            since: None,
             stopping: false,
             kicked: false,
             looked: Duration::ZERO,
@@ -78,7 +84,16 @@ impl Core {
                 fence,
                 at,
                 owner,
-            } if owner == self.node => self.hold((seq, fence), at),
+                hash,
+            } if owner == self.node => self.hold(Open {
+                at,
+                seq,
+                fence,
+                hash,
+            }),
+            Change::Assigned { node, epoch, .. } if node == self.node => {
+                self.since.get_or_insert(epoch);
+            }
             Change::Closed { seq, fence } => self.attempts.close((seq, fence)),
             Change::Paused { ref apps } => {
                 let (dropped, again) = self.targets.set_paused(apps, wall);
@@ -91,15 +106,17 @@ impl Core {
     }
 
     /// Holds an attempt, or notes that it did not fit.
-    pub fn hold(&mut self, id: Id, at: Time) {
-        if self.is_released(id) || self.attempts.get(id).is_some() {
+    pub fn hold(&mut self, open: Open) {
+        let (at, id) = (open.at, (open.seq, open.fence));
+        let older = self.since.is_some_and(|since| open.fence.epoch < since);
+        if older || self.released.has(id, open.hash) || self.attempts.get(id).is_some() {
             return;
         }
         if self.waiting() >= self.held_max {
             self.miss((at, id.0));
             return;
         }
-        self.attempts.add(id, at);
+        self.attempts.add(open);
         self.heap.push(Reverse((at, id.0, id.1)));
     }
 
@@ -121,7 +138,8 @@ impl Core {
     /// Takes what is due out of the hold, at most `max`.
     pub fn pop_due(&mut self, now: Time, max: usize) -> Vec<Reference> {
         let mut due = Vec::new();
-        while due.len() < max && self.next_at().is_some_and(|at| at <= now) {
+        let early = bugs::on(Bug::EarlyDispatch);
+        while due.len() < max && self.next_at().is_some_and(|at| at <= now || early) {
             let Some(Reverse((at, seq, fence))) = self.heap.pop() else {
                 break;
             };
@@ -146,7 +164,8 @@ impl Core {
 
     /// Whether a waiting attempt may go on; parks what is withdrawn, drops what was let go.
     fn admit(&mut self, id: Id) -> bool {
-        if self.is_released(id) {
+        let entry = self.attempts.get(id);
+        if entry.is_some_and(|entry| self.released.has(id, entry.hash)) {
             self.attempts.remove(id);
             return false;
         }
@@ -230,7 +249,7 @@ impl Core {
         if !queued || !self.admit(id) {
             return Begin::Dropped;
         }
-        if wall < reference.at {
+        if wall < reference.at && !bugs::on(Bug::EarlyDispatch) {
             self.attempts.put(id, Place::Held);
             self.heap.push(Reverse((reference.at, id.0, id.1)));
             return Begin::Waits;
@@ -266,13 +285,18 @@ impl Core {
     }
 
     /// See [`super::Executor::release`].
-    pub fn release(&mut self, epoch: Epoch) -> usize {
-        self.released = self.released.max(Some(epoch));
-        self.attempts.begun_up_to(epoch)
+    pub fn release(&mut self, release: &Release) -> Vec<Id> {
+        self.released.add(release);
+        let mut asked = Released::default();
+        asked.add(release);
+        self.attempts.begun(|id, hash| asked.has(id, hash))
     }
 
-    fn is_released(&self, id: Id) -> bool {
-        self.released.is_some_and(|epoch| id.1.epoch <= epoch)
+    /// Takes back what older leaders were promised; what was dropped meanwhile is read again.
+    pub fn new_term(&mut self, term: u64) {
+        if self.released.forget_before(term) {
+            self.miss((Time(0), Seq(0)));
+        }
     }
 
     /// Notes a contact; true when the lease had run out and now has not.
@@ -284,7 +308,10 @@ impl Core {
 
     fn may_start(&self, steady: Duration) -> bool {
         let leased = |contact: Duration| steady < contact.saturating_add(self.lease);
-        !self.stopping && self.contact.is_some_and(leased)
+        let unasked = bugs::on(Bug::LeaseIgnored)
+            // Nothing was heard yet: it looks like the lease of the run before.
+            || bugs::on(Bug::ReplayFires) && self.contact.is_none();
+        !self.stopping && (unasked || self.contact.is_some_and(leased))
     }
 
     /// Notes a place that is not in memory.
@@ -308,22 +335,23 @@ impl Core {
     }
 
     /// Takes what was read; a full piece means that there is more behind it.
-    pub fn finish_reading(&mut self, piece: &[(Time, Seq, Fence)], limit: usize) {
+    pub fn finish_reading(&mut self, piece: &[Open], limit: usize) {
         if piece.len() >= limit
-            && let Some((at, seq, _)) = piece.last()
+            && let Some(last) = piece.last()
         {
-            self.miss((*at, Seq(seq.0.saturating_add(1))));
+            self.miss((last.at, Seq(last.seq.0.saturating_add(1))));
         }
-        for (at, seq, fence) in piece {
-            self.hold((*seq, *fence), *at);
-        }
+        piece.iter().for_each(|open| self.hold(*open));
         self.reading = None;
     }
 
     /// See [`super::Executor::knows`].
-    pub fn knows(&self, id: Id, at: Time, steady: Duration) -> bool {
+    pub fn knows(&self, open: &Open, steady: Duration) -> bool {
+        let (id, at) = ((open.seq, open.fence), open.at);
         let behind = |place: &(Time, Seq)| *place <= (at, id.0);
+        // What was let go of is about to be given away, or comes back with the next term.
         self.attempts.knows(id, steady)
+            || self.released.has(id, open.hash)
             || self.missing.iter().chain(&self.reading).any(behind)
             || self.targets.spilled_before((at, id.0))
     }
@@ -351,11 +379,57 @@ mod tests {
         },
     );
 
+    const OPEN: Open = Open {
+        at: Time(5),
+        seq: ID.0,
+        fence: ID.1,
+        hash: 65,
+    };
+
+    fn release(epoch: Epoch) -> Release {
+        Release {
+            term: 1,
+            total: 64,
+            shards: vec![crate::model::Shard(1)],
+            epoch,
+        }
+    }
+
+    #[test]
+    fn what_was_let_go_of_in_vain_is_read_again() {
+        let (mut core, ..) = about_to_begin();
+        core.release(&release(Epoch(1)));
+        core.new_term(1);
+        assert!(!core.wants_more());
+        core.new_term(2);
+        assert_eq!(core.start_reading(9), Some((before((Time(0), Seq(0))), 9)));
+        core.attempts.remove(ID);
+        core.finish_reading(&[OPEN], 9);
+        assert_eq!(core.held(), 1);
+    }
+
+    #[test]
+    fn what_an_earlier_run_had_is_not_taken() {
+        let mut core = Core::new(&Settings::new(1, Guard::open()));
+        let assigned = |node| Change::Assigned {
+            node,
+            boot: 2,
+            epoch: Epoch(2),
+        };
+        core.change(&assigned(2), Time(0));
+        core.hold(OPEN);
+        assert_eq!(core.held(), 1, "another node's assignment says nothing");
+        core.attempts.remove(ID);
+        core.change(&assigned(1), Time(0));
+        core.hold(OPEN);
+        assert_eq!(core.held(), 1);
+    }
+
     /// One attempt, due at 5, looked up and with a permit.
     fn about_to_begin() -> (Core, FlowKey, Reference, Grant) {
         let mut core = Core::new(&Settings::new(1, Guard::open()));
         core.renew(NOW, NOW);
-        core.hold(ID, Time(5));
+        core.hold(OPEN);
         let reference = core.pop_due(Time(5), 9)[0];
         let key = FlowKey {
             app: "shop".into(),
@@ -399,7 +473,7 @@ mod tests {
             match which {
                 0 => assert!(core.attempts.withdraw(ID, NOW)),
                 1 => core.attempts.close(ID),
-                _ => assert_eq!(core.release(Epoch(1)), 0),
+                _ => assert_eq!(core.release(&release(Epoch(1))), []),
             }
             assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Dropped);
         }

@@ -220,6 +220,20 @@ impl Flows {
         self.queued
     }
 
+    /// The instant of what has waited longest, of those that are next in their flows. What waits
+    /// at a target that is left alone does not count: this node could not call it either way.
+    pub fn oldest(&self) -> Option<Time> {
+        let flows = self.apps.values().flat_map(|app| &app.flows);
+        let called = flows.filter(|(target, _)| !self.is_broken(target));
+        let fronts = called.filter_map(|(_, flow)| flow.queue.front());
+        fronts.map(|reference| reference.at).min()
+    }
+
+    fn is_broken(&self, target: &TargetKey) -> bool {
+        let target = self.targets.get(target);
+        target.is_some_and(|target| target.breaker.state() != BreakerState::Closed)
+    }
+
     /// The bound on permits.
     pub fn total(&self) -> usize {
         self.bounds.total

@@ -3,11 +3,14 @@
 //! A runtime's timers are a millisecond late and more under load; this thread sleeps on a
 //! condition variable until shortly before the next instant, then watches the clock. It sleeps
 //! no longer than a second at a time, because the wall clock may jump meanwhile.
+//!
+//! Where one thread does everything, as in a simulation, the same is a task of the runtime.
 
-use std::sync::Arc;
-use std::sync::PoisonError;
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 
+use super::core::Core;
 use super::flows::Reference;
 use super::run::{Inner, LOOK_UP_MAX};
 use crate::model::Time;
@@ -31,8 +34,33 @@ enum Work {
     Release(Vec<Reference>),
     Pump,
     Watch(Time),
-    Nothing,
+    Read,
+    Sleep(Duration),
     Stop,
+}
+
+/// Who waits for due instants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// A thread of its own: to a tenth of a millisecond.
+    #[default]
+    Thread,
+    /// A task of the runtime: as fine as its timers.
+    Task,
+}
+
+/// Wakes whoever holds.
+#[derive(Default)]
+pub(super) struct Bell {
+    thread: Condvar,
+    task: Notify,
+}
+
+impl Bell {
+    pub(super) fn ring(&self) {
+        self.thread.notify_one();
+        self.task.notify_one();
+    }
 }
 
 impl Inner {
@@ -41,12 +69,19 @@ impl Inner {
         let mut busy = 0u32;
         loop {
             busy = busy.wrapping_add(1);
-            match self.next_work() {
-                Work::Release(due) => self.release_due(due),
-                Work::Pump => self.pump(),
-                Work::Watch(at) => self.watch(at),
-                Work::Nothing => busy = 0,
+            let mut core = self.lock();
+            match self.next_work(&mut core) {
+                Work::Sleep(sleep) => {
+                    busy = 0;
+                    let slept = self.due.thread.wait_timeout(core, sleep);
+                    drop(slept.unwrap_or_else(PoisonError::into_inner));
+                }
+                Work::Watch(at) => {
+                    drop(core);
+                    self.watch(at);
+                }
                 Work::Stop => return,
+                work => self.work(core, work, &mut busy),
             }
             if busy.is_multiple_of(READ_EVERY) {
                 self.read_missing();
@@ -54,9 +89,45 @@ impl Inner {
         }
     }
 
-    /// Decides under the lock, and sleeps when there is nothing to do.
-    fn next_work(&self) -> Work {
-        let mut core = self.lock();
+    /// The same, as a task. A ring that comes before the sleep is kept.
+    pub(super) async fn hold_as_task(self: Arc<Self>) {
+        let mut busy = 0u32;
+        loop {
+            busy = busy.wrapping_add(1);
+            let sleep = {
+                let mut core = self.lock();
+                match self.next_work(&mut core) {
+                    Work::Sleep(sleep) => sleep,
+                    Work::Watch(_) => MARGIN,
+                    Work::Stop => return,
+                    work => {
+                        self.work(core, work, &mut busy);
+                        Duration::ZERO
+                    }
+                }
+            };
+            if !sleep.is_zero() {
+                busy = 0;
+                // In vain only when nothing rang in time.
+                let _ = tokio::time::timeout(sleep, self.due.task.notified()).await;
+            }
+            if busy.is_multiple_of(READ_EVERY) {
+                self.read_missing();
+            }
+        }
+    }
+
+    fn work(self: &Arc<Self>, core: MutexGuard<'_, Core>, work: Work, busy: &mut u32) {
+        drop(core);
+        match work {
+            Work::Release(due) => self.release_due(due),
+            Work::Pump => self.pump(),
+            _ => *busy = 0,
+        }
+    }
+
+    /// Decides under the lock.
+    fn next_work(&self, core: &mut Core) -> Work {
         if core.stopping {
             return Work::Stop;
         }
@@ -71,7 +142,7 @@ impl Inner {
             return Work::Release(due);
         }
         if core.wants_more() {
-            return Work::Nothing;
+            return Work::Read;
         }
         let sleep = match core.next_at() {
             None => SLEEP_MAX,
@@ -83,9 +154,7 @@ impl Inner {
                 (left - MARGIN).min(SLEEP_MAX)
             }
         };
-        let slept = self.due.wait_timeout(core, sleep);
-        drop(slept.unwrap_or_else(PoisonError::into_inner));
-        Work::Nothing
+        Work::Sleep(sleep)
     }
 
     /// The last stretch: watches the wall clock, giving way to whoever else wants the core.

@@ -39,6 +39,7 @@ mod guard;
 mod hold;
 mod metrics;
 mod places;
+mod released;
 mod report;
 mod resolve;
 mod run;
@@ -49,13 +50,15 @@ mod verdict;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Change, Clock, Epoch, Event, Fence, NodeId, Seq, Time};
+use crate::model::{Change, Clock, Event, Fence, NodeId, Seq, Time};
+use crate::state::{Open, Release};
 
 pub use breaker::{BreakerSettings, BreakerState};
 pub use client::HttpDelivery;
 pub use deliver::{Call, Delivered, Delivery, Failure, FailureKind};
 pub use flows::TargetView;
 pub use guard::{Guard, Rule};
+pub use hold::Hold;
 pub use metrics::{Counts, ExecutorMetrics, Histogram, LATENESS_BOUNDS_US};
 
 pub use run::target_of;
@@ -80,6 +83,8 @@ pub struct Settings {
     /// The `user-agent` of callbacks that do not bring their own.
     pub user_agent: String,
     pub guard: Guard,
+    /// Who waits for due instants.
+    pub hold: Hold,
 }
 
 impl Settings {
@@ -95,6 +100,7 @@ impl Settings {
             lease: Duration::from_millis(1500),
             user_agent: concat!("horolog/", env!("CARGO_PKG_VERSION")).into(),
             guard,
+            hold: Hold::default(),
         }
     }
 }
@@ -103,8 +109,7 @@ impl Settings {
 pub type LookUp = Box<dyn Fn(&[(Seq, Fence)]) -> Vec<Option<crate::state::Dispatch>> + Send + Sync>;
 
 /// This node's open attempts after a place, in (at, seq) order, no more than so many.
-pub type OpenAfter =
-    Box<dyn Fn(Option<(Time, Seq)>, usize) -> Vec<(Time, Seq, Fence)> + Send + Sync>;
+pub type OpenAfter = Box<dyn Fn(Option<(Time, Seq)>, usize) -> Vec<Open> + Send + Sync>;
 
 /// The executor's view of the state. It is never called while the executor holds its own lock,
 /// because the fold calls [`Executor::changed`] while it may hold the state's.
@@ -158,15 +163,21 @@ impl Executor {
         self.inner.restore((seq, fence));
     }
 
-    /// Starts nothing of this epoch or an older one from here on, and returns how many such
-    /// attempts are in flight still: under way, or not closed by the log yet.
-    pub fn release(&self, epoch: Epoch) -> usize {
-        self.inner.lock().release(epoch)
+    /// Begins nothing more in some shards, and returns what has begun there and is open still:
+    /// under way, or with an outcome that the log does not have yet.
+    pub fn release(&self, release: &Release) -> Vec<(Seq, Fence)> {
+        self.inner.lock().release(release)
+    }
+
+    /// The log has reached a term: what leaders of older ones asked to be released, and did not
+    /// give away, is this node's again.
+    pub fn new_term(&self, term: u64) {
+        self.inner.new_term(term);
     }
 
     /// For each of these open attempts, whether it waits here, is under way, or its outcome was
     /// handed over not long ago. What did not fit into memory counts as waiting.
-    pub fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+    pub fn knows(&self, open: &[Open]) -> Vec<bool> {
         self.inner.knows(open)
     }
 
@@ -183,6 +194,11 @@ impl Executor {
     /// The targets that this node calls, or has called lately.
     pub fn targets(&self) -> Vec<TargetView> {
         self.inner.targets()
+    }
+
+    /// For how long what has waited longest at a target has been due.
+    pub fn queue_age(&self) -> Duration {
+        self.inner.queue_age()
     }
 
     /// Starts nothing more, waits up to `grace` for what is in flight and for its outcomes to be

@@ -1,7 +1,7 @@
 //! The way of one attempt from its permit to its outcome, and what reports on the way.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -14,10 +14,11 @@ use super::attempts::Id;
 use super::core::{Begin, Core};
 use super::deliver::{Call, Delivered, Delivery, FailureKind};
 use super::flows::{FlowKey, Grant, Reference, TargetView, Told};
+use super::hold::{Bell, Hold};
 use super::metrics::{ExecutorMetrics, Metrics, Result as Label};
 use super::{Settings, Source, verdict};
-use crate::model::{Change, Clock, Event, Fence, Http, Seq, Spec, Target, Time, Wait};
-use crate::state::Dispatch;
+use crate::model::{Change, Clock, Event, Http, Spec, Target, Time, Wait};
+use crate::state::{Dispatch, Open};
 
 /// Attempts looked up under one lock of the state.
 pub(super) const LOOK_UP_MAX: usize = 256;
@@ -37,13 +38,14 @@ pub(super) struct Inner {
     delivery: Arc<dyn Delivery>,
     pub(super) outcomes: mpsc::Sender<Event>,
     core: Mutex<Core>,
-    /// Wakes the holding thread.
-    pub(super) due: Condvar,
+    /// Wakes whoever holds.
+    pub(super) due: Bell,
     runtime: Handle,
     calls: TaskTracker,
     abandon: CancellationToken,
     pub(super) begun: Notify,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    holder: Mutex<Option<tokio::task::JoinHandle<()>>>,
     reporter: Mutex<Option<tokio::task::JoinHandle<()>>>,
     pub(super) metrics: Metrics,
 }
@@ -63,12 +65,13 @@ impl Inner {
             source,
             delivery,
             outcomes,
-            due: Condvar::new(),
+            due: Bell::default(),
             runtime: Handle::current(),
             calls: TaskTracker::new(),
             abandon: CancellationToken::new(),
             begun: Notify::new(),
             thread: Mutex::new(None),
+            holder: Mutex::new(None),
             reporter: Mutex::new(None),
             metrics: Metrics::default(),
         }
@@ -76,12 +79,20 @@ impl Inner {
 
     pub fn start(self: &Arc<Self>) {
         let inner = self.clone();
-        #[allow(clippy::expect_used)] // A node that cannot have one thread cannot run.
-        let thread = std::thread::Builder::new()
-            .name("horolog-hold".into())
-            .spawn(move || inner.hold())
-            .expect("the holding thread starts");
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        match self.settings.hold {
+            Hold::Thread => {
+                #[allow(clippy::expect_used)] // A node that cannot have one thread cannot run.
+                let thread = std::thread::Builder::new()
+                    .name("horolog-hold".into())
+                    .spawn(move || inner.hold())
+                    .expect("the holding thread starts");
+                *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+            }
+            Hold::Task => {
+                let task = self.runtime.spawn(inner.hold_as_task());
+                *self.holder.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+            }
+        }
         let inner = self.clone();
         let reporter = self.runtime.spawn(async move {
             tokio::select! {
@@ -109,7 +120,7 @@ impl Inner {
         };
         drop(core);
         if earlier || kicked {
-            self.due.notify_one();
+            self.due.ring();
         }
     }
 
@@ -118,7 +129,7 @@ impl Inner {
         if core.renew(contact, self.clock.steady()) {
             core.kicked = true;
             drop(core);
-            self.due.notify_one();
+            self.due.ring();
         }
     }
 
@@ -129,15 +140,18 @@ impl Inner {
 
     pub fn restore(&self, id: Id) {
         self.lock().restore(id);
-        self.due.notify_one();
+        self.due.ring();
     }
 
-    pub fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+    pub fn knows(&self, open: &[Open]) -> Vec<bool> {
         let steady = self.clock.steady();
         let core = self.lock();
-        open.iter()
-            .map(|(at, seq, fence)| core.knows((*seq, *fence), *at, steady))
-            .collect()
+        open.iter().map(|open| core.knows(open, steady)).collect()
+    }
+
+    pub fn new_term(&self, term: u64) {
+        self.lock().new_term(term);
+        self.due.ring();
     }
 
     pub fn load(&self) -> f64 {
@@ -152,6 +166,12 @@ impl Inner {
         self.lock().targets.view(steady)
     }
 
+    pub fn queue_age(&self) -> Duration {
+        let oldest = self.lock().targets.oldest();
+        let now = self.clock.wall();
+        oldest.map_or(Duration::ZERO, |at| now.since(at).std())
+    }
+
     pub fn read_metrics(&self) -> ExecutorMetrics {
         let core = self.lock();
         let (held, queued) = (core.held(), core.targets.queued());
@@ -162,7 +182,7 @@ impl Inner {
 
     pub async fn stop(&self, grace: Duration) {
         self.lock().stopping = true;
-        self.due.notify_one();
+        self.due.ring();
         let thread = self
             .thread
             .lock()
@@ -171,6 +191,14 @@ impl Inner {
         if let Some(thread) = thread {
             // A panic of the thread has been reported where it happened.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        let holder = self
+            .holder
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(holder) = holder {
+            let _ = holder.await;
         }
         self.calls.close();
         let _ = tokio::time::timeout(grace, self.calls.wait()).await;
@@ -221,7 +249,7 @@ impl Inner {
             let wake = core.wants_more();
             drop(core);
             if wake {
-                self.due.notify_one();
+                self.due.ring();
             }
             if taken.is_empty() {
                 return;
@@ -321,7 +349,7 @@ impl Inner {
         match begin {
             Begin::Go => permit.begun = true,
             Begin::Dropped => return,
-            Begin::Waits => return self.due.notify_one(),
+            Begin::Waits => return self.due.ring(),
         }
         self.begun.notify_one();
         self.metrics

@@ -25,6 +25,9 @@ use redb::{BackendError, DatabaseError, StorageBackend};
 pub const BLOCK_BYTES: usize = 4_096;
 /// Nothing is known of a block.
 const UNKNOWN: u32 = 0;
+/// Room is made for so many more sums at once: those of 1 GiB. Doubling would hold twice as many as
+/// there are blocks.
+const SUMS_MORE: usize = (1 << 30) / BLOCK_BYTES;
 
 /// The file as redb sees it.
 #[derive(Debug)]
@@ -124,7 +127,7 @@ impl Inner {
         if let Some((last, _)) = read.last()
             && sums.len() <= *last
         {
-            sums.resize(last + 1, UNKNOWN);
+            lengthen(&mut sums, last + 1);
         }
         for (block, sum) in read {
             match sums[block] {
@@ -150,6 +153,13 @@ impl Inner {
         let why = format!("bytes {from} to {to} of {name} are not what was written there");
         io::Error::new(io::ErrorKind::InvalidData, why)
     }
+}
+
+fn lengthen(sums: &mut Vec<u32>, to: usize) {
+    if sums.capacity() < to {
+        sums.reserve_exact(to + SUMS_MORE - sums.len());
+    }
+    sums.resize(to, UNKNOWN);
 }
 
 fn sum(block: &[u8]) -> u32 {
@@ -196,7 +206,7 @@ impl StorageBackend for Watched {
         let from = (offset / BLOCK_BYTES as u64) as usize;
         let to = (offset + bytes.len() as u64).div_ceil(BLOCK_BYTES as u64) as usize;
         if sums.len() < to {
-            sums.resize(to, UNKNOWN);
+            lengthen(&mut sums, to);
         }
         // So they stay if the write fails.
         sums[from..to].fill(UNKNOWN);

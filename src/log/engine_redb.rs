@@ -27,6 +27,7 @@ use super::caught::{Held, caught};
 use super::engine::{Engine, Frame, Op};
 use super::fault::LogFault;
 use super::files;
+use crate::bugs::{self, Bug};
 
 /// The log's file inside the data directory.
 pub const FILE: &str = "log.redb";
@@ -153,7 +154,11 @@ impl Engine for RedbEngine {
 
     fn write(&self, frame: &Frame) -> io::Result<()> {
         guarded("writing a frame", || {
-            let txn = self.db.begin_write()?;
+            let mut txn = self.db.begin_write()?;
+            if bugs::on(Bug::AckBeforeSync) {
+                txn.set_durability(redb::Durability::None)
+                    .map_err(redb::Error::from)?;
+            }
             {
                 let mut entries = txn.open_table(ENTRIES)?;
                 for op in &frame.ops {

@@ -65,6 +65,7 @@ struct Image {
     seen: Vec<u8>,
     unsynced: Vec<Unsynced>,
     faults: Faults,
+    digest: u64,
 }
 
 /// A simulated disk. Clones are handles to the same one.
@@ -142,6 +143,24 @@ impl SimDisk {
         }
     }
 
+    /// The same disk with the same power, as the next process finds it: what becomes of this
+    /// handle's process no longer reaches it.
+    pub fn handed_on(&self) -> SimDisk {
+        let image = self.image();
+        let after = Image {
+            faults: Faults::default(),
+            ..image.clone()
+        };
+        SimDisk {
+            image: Arc::new(Mutex::new(after)),
+        }
+    }
+
+    /// A number that follows from every write, sync and change of length so far, in their order.
+    pub fn digest(&self) -> u64 {
+        self.image().digest
+    }
+
     /// What a reader sees, for tests that damage it.
     pub fn bytes(&self) -> Vec<u8> {
         self.image().seen.clone()
@@ -168,7 +187,7 @@ impl SimDisk {
 
 impl Image {
     /// Counts an operation against the faults; `bytes` is what it adds.
-    fn operate(&mut self, bytes: usize) -> io::Result<()> {
+    fn operate(&mut self, bytes: usize, seal: u64) -> io::Result<()> {
         if let Some(left) = &mut self.faults.operations_left {
             if *left == 0 {
                 self.faults.off = true;
@@ -176,6 +195,7 @@ impl Image {
             }
             *left -= 1;
         }
+        self.digest = Dice::new(self.digest ^ seal).roll();
         if let Some((left, kind)) = &mut self.faults.bytes_left {
             if (bytes as u64) > *left {
                 return Err(io::Error::new(*kind, "the simulated disk takes no more"));
@@ -210,7 +230,7 @@ impl StorageBackend for SimDisk {
         let mut image = self.image();
         let length = usize::try_from(length).map_err(io::Error::other)?;
         let growth = length.saturating_sub(image.seen.len());
-        image.operate(growth)?;
+        image.operate(growth, length as u64)?;
         image.seen.resize(length, 0);
         image.unsynced.push(Unsynced::Length(length));
         Ok(())
@@ -218,10 +238,17 @@ impl StorageBackend for SimDisk {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut image = self.image();
-        image.operate(0)?;
+        image.operate(0, 0)?;
         if !image.faults.sync_is_noop {
-            image.durable = image.seen.clone();
-            image.unsynced.clear();
+            let Image {
+                durable, unsynced, ..
+            } = &mut *image;
+            for change in unsynced.drain(..) {
+                match change {
+                    Unsynced::Length(length) => durable.resize(length, 0),
+                    Unsynced::Write { offset, bytes } => put(durable, offset, &bytes),
+                }
+            }
         }
         Ok(())
     }
@@ -229,7 +256,8 @@ impl StorageBackend for SimDisk {
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut image = self.image();
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        image.operate(bytes.len())?;
+        let seal = u64::from(crc32c::crc32c(bytes)) << 32 ^ offset as u64;
+        image.operate(bytes.len(), seal)?;
         put(&mut image.seen, offset, bytes);
         image.unsynced.push(Unsynced::Write {
             offset,

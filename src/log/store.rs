@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
@@ -68,8 +68,13 @@ struct Handle {
 pub(crate) struct Shared {
     state: Mutex<State>,
     work: Condvar,
+    /// Told of work as well, where there is no thread that waits for it.
+    stepper: OnceLock<Stepper>,
     pub(crate) room: Condvar,
 }
+
+/// Tells whoever steps the writer that there is work.
+type Stepper = Box<dyn Fn() + Send + Sync>;
 
 impl Shared {
     /// The state is left whole by every piece of code that holds the lock, so that a panic
@@ -78,6 +83,15 @@ impl Shared {
         self.state
             .lock()
             .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Says that there is work, or that there will be none.
+    fn ring(&self) {
+        // There is one writer.
+        self.work.notify_one();
+        if let Some(stepper) = self.stepper.get() {
+            stepper();
+        }
     }
 
     pub(crate) fn wait_for_work(&self) {
@@ -149,6 +163,7 @@ impl LogStore {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new(engine.clone(), &head, first)),
             work: Condvar::new(),
+            stepper: OnceLock::new(),
             room: Condvar::new(),
         });
         let writer = Writer::new(shared.clone(), engine, witness, head);
@@ -163,6 +178,13 @@ impl LogStore {
             },
             writer,
         ))
+    }
+
+    /// Sets what to call, once and for all, whenever there is work for the writer of a log that
+    /// is stepped. It may be called under a lock of the caller's: it must only take note.
+    pub fn on_work(&self, stepper: impl Fn() + Send + Sync + 'static) {
+        // The first one stays.
+        let _ = self.shared().stepper.set(Box::new(stepper));
     }
 
     /// Where the log begins and ends, with everything accepted so far.
@@ -311,7 +333,7 @@ impl LogStore {
             }
         };
         match refused {
-            None => self.shared().work.notify_one(),
+            None => self.shared().ring(),
             Some((done, fault)) => done(Err(io::Error::from(fault))),
         }
     }
@@ -320,7 +342,7 @@ impl LogStore {
 impl Handle {
     fn close(&self) {
         self.shared.lock().closing = true;
-        self.shared.work.notify_all();
+        self.shared.ring();
         self.shared.room.notify_all();
         let thread = self
             .thread

@@ -14,6 +14,8 @@ pub enum Change {
         fence: Fence,
         at: Time,
         owner: NodeId,
+        /// Of the key: decides the shard, whatever their number.
+        hash: u64,
     },
     /// The attempt is over, withdrawn or overtaken: whoever still waits with it drops it.
     Closed { seq: Seq, fence: Fence },

@@ -144,17 +144,26 @@ pub struct FailedV1 {
     pub end: AttemptEnd,
 }
 
-/// The one rule of ownership: from here on these shards belong to this run of this node.
+/// The one rule of ownership: from here on these shards belong to this run of this node. What the
+/// former owner had open in them becomes the next attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct AssignV1 {
     pub shards: Vec<Shard>,
     pub node: NodeId,
     pub boot: Boot,
-    /// Why, in a word: `start`, `lease`, `leader`, `watchdog`.
+    /// Why, in a word: `start`, `lease`, `drain`, `balance`.
     pub cause: Arc<str>,
-    /// Only these attempts are handed out again, as far as they are open still; empty: every open
-    /// attempt of the shards.
-    pub lost: Vec<(Seq, Fence)>,
+    /// These the former owner has begun, and ends them itself.
+    pub kept: Vec<(Seq, Fence)>,
+}
+
+/// These attempts are lost: each that is open still becomes the next attempt, of whoever owns its
+/// shard now.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct AgainV1 {
+    pub attempts: Vec<(Seq, Fence)>,
+    /// Why, in a word: `watchdog`, `start`, `lease`.
+    pub cause: Arc<str>,
 }
 
 /// Finished tasks leave: those done or cancelled up to one instant, those dead up to another,
@@ -172,6 +181,7 @@ pub struct RetireV1 {
 }
 
 pub use AcceptedV1 as Accepted;
+pub use AgainV1 as Again;
 pub use AssignV1 as Assign;
 pub use CancelV1 as Cancel;
 pub use ChangeV1 as ChangeTask;
@@ -242,5 +252,6 @@ events! {
     13 Done(DoneV1),
     14 Failed(FailedV1),
     20 Assign(AssignV1),
+    21 Again(AgainV1),
     30 Retire(RetireV1),
 }

@@ -201,7 +201,15 @@ fn events() -> Vec<(&'static str, Event)> {
                 node,
                 boot: 4,
                 cause: "lease".into(),
-                lost: vec![(seq, fence)],
+                kept: vec![(seq, fence)],
+            }
+            .into(),
+        ),
+        (
+            "again",
+            AgainV1 {
+                attempts: vec![(seq, fence)],
+                cause: "watchdog".into(),
             }
             .into(),
         ),

@@ -87,3 +87,22 @@ pub const PROGRESS_BUCKETS_MAX: usize = 64;
 pub const PAUSED_APPS_MAX: usize = 1_000;
 /// Longest reason for a pause.
 pub const REASON_BYTES_MAX: usize = 512;
+/// Longest expression, in bytes: a list of all minutes has 170.
+pub const EXPRESSION_BYTES_MAX: usize = 512;
+/// Most expressions of one schedule: each is asked for its next instant.
+pub const EXPRESSIONS_MAX: usize = 32;
+/// Most dates that one schedule excludes: the holidays of a century.
+pub const EXCLUDED_DATES_MAX: usize = 2_000;
+/// Shortest period of `@every`: the finest that an expression can say.
+pub const EVERY_MIN: Span = Span::seconds(1);
+/// Longest jitter of a schedule.
+pub const SCHEDULE_JITTER_MAX: Span = Span::days(1);
+/// Occurrences that one question (count, forecast, comparison) enumerates at most: about a second
+/// of work.
+pub const OCCURRENCES_ENUMERATED_MAX: u64 = 1_000_000;
+/// Occurrences that one answer lists at most.
+pub const OCCURRENCES_LISTED_MAX: usize = 1_000;
+/// Longest invoke target, in bytes.
+pub const INVOKE_BYTES_MAX: usize = 4 << 10;
+/// Most arguments of an invoke target.
+pub const INVOKE_ARGS_MAX: usize = 64;

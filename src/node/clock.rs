@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::bugs::{self, Bug};
 use crate::model::{Clock, Time};
 
 /// A wall clock that moves by more than this against the steady one has jumped.
@@ -17,8 +18,12 @@ const BELIEVED_AFTER: Duration = Duration::from_secs(3);
 /// suddenly an hour ahead must not fire the future. A node that is alone believes it in the end,
 /// because nobody can tell it otherwise.
 pub struct SystemClock {
+    read: Reader,
     jump: Mutex<Guard>,
 }
+
+/// What a machine's clocks say: the wall clock in microseconds since 1970, and the steady one.
+type Reader = Box<dyn Fn() -> (u64, Duration) + Send + Sync>;
 
 /// Wall and steady as they last agreed.
 struct Guard {
@@ -29,12 +34,21 @@ struct Guard {
 
 impl Default for SystemClock {
     fn default() -> SystemClock {
+        SystemClock::of(|| (wall_us(), steady()))
+    }
+}
+
+impl SystemClock {
+    /// The clock of a machine that is simulated.
+    pub fn of(read: impl Fn() -> (u64, Duration) + Send + Sync + 'static) -> SystemClock {
+        let (wall_us, steady) = read();
         let guard = Guard {
-            wall_us: wall_us(),
-            steady: steady(),
+            wall_us,
+            steady,
             jumped: None,
         };
         SystemClock {
+            read: Box::new(read),
             jump: Mutex::new(guard),
         }
     }
@@ -47,7 +61,7 @@ impl Guard {
         let expected = self.wall_us + elapsed;
         if wall_us.abs_diff(expected) > JUMP_US {
             let since = *self.jumped.get_or_insert(steady);
-            if steady.saturating_sub(since) < BELIEVED_AFTER {
+            if steady.saturating_sub(since) < BELIEVED_AFTER && !bugs::on(Bug::ClockBelieved) {
                 return expected;
             }
             tracing::warn!(
@@ -71,15 +85,16 @@ impl Clock for SystemClock {
 
     fn wall_us(&self) -> u64 {
         let mut guard = self.jump.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.read(wall_us(), steady())
+        let (wall_us, steady) = (self.read)();
+        guard.read(wall_us, steady)
     }
 
     fn raw_us(&self) -> u64 {
-        wall_us()
+        (self.read)().0
     }
 
     fn steady(&self) -> Duration {
-        steady()
+        (self.read)().1
     }
 }
 

@@ -70,6 +70,7 @@ impl Config {
                 period: settings.watchdog.period,
                 after: settings.watchdog.after,
             },
+            node_timeout: settings.node.timeout.std(),
             secret: settings
                 .cluster
                 .secret

@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod numbers;
 mod outcomes;
+mod part;
 mod rim;
 pub mod settings;
 pub mod settings_keys;
@@ -38,12 +39,8 @@ use crate::raft::{
 };
 
 pub use clock::SystemClock;
+pub use part::Part;
 use wires::Wires;
-
-/// What is in flight at a stop is given so long.
-const FINISH_WITHIN: Duration = Duration::from_secs(5);
-/// Another node is given so long to take the lead.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Everything a node is told at its start.
 pub struct Config {
@@ -61,6 +58,8 @@ pub struct Config {
     pub cadence: Cadence,
     pub scrub: ScrubPace,
     pub watch: Watch,
+    /// A node that was not heard for so long is listed as dead.
+    pub node_timeout: Duration,
     /// The cluster secret.
     pub secret: Option<String>,
     /// The certificates for TLS between nodes.
@@ -82,12 +81,8 @@ pub struct Config {
 
 /// A running node.
 pub struct Node {
-    cluster: Cluster,
-    executor: Executor,
-    running: raft::Running,
+    part: Part,
     wires: Wires,
-    reporter: JoinHandle<()>,
-    stop_reporter: CancellationToken,
     server: JoinHandle<()>,
     stop_server: CancellationToken,
     http: SocketAddr,
@@ -123,7 +118,6 @@ impl Node {
         let shared = (&cluster, &executor);
         let server = serve(&config, listener, &clock, shared, ends, &stop_server)?;
 
-        let (outcomes, inbox) = tokio::sync::mpsc::channel(outcomes::WAITING_MAX);
         let settings = executor_settings(&config);
         let options = raft::Options {
             dir: config.dir.clone(),
@@ -131,8 +125,10 @@ impl Node {
             log,
             peer_address,
             http_address: config.http_advertised.clone().unwrap_or(http.to_string()),
-            listener: peers,
+            listener: wires.listen(peers),
             network: wires.network(),
+            folder: Arc::new(raft::Directory::open(config.dir.join("state"))?),
+            runner: Arc::new(raft::Threads),
             secret: config.secret.clone(),
             origin: config.origin.clone(),
             timing: config.timing,
@@ -142,34 +138,17 @@ impl Node {
             watch: config.watch,
             app_rate: config.app_rate,
             disk: config.disk,
+            node_timeout: config.node_timeout,
             clock: clock.clone(),
             fault,
         };
-        let (slot, for_source) = (executor.clone(), options.fault.clone());
-        let running = raft::start(options, move |state| {
-            let delivery = Arc::new(HttpDelivery::new(&settings));
-            let source = rim::source(state, settings.node, for_source);
-            let made = Executor::start(settings, clock, source, delivery, outcomes);
-            rim::rim(slot.get_or_init(|| made).clone())
-        })
-        .await?;
-        let joined = running.cluster.clone();
+        let delivery = Arc::new(HttpDelivery::new(&settings));
+        let part = Part::start(options, settings, delivery, &executor).await?;
         // Set once, here; the API waits for it.
-        let _ = cluster.set(joined.clone());
-        let stop_reporter = CancellationToken::new();
-        let reporter = outcomes::report(joined.clone(), inbox, stop_reporter.clone());
-        let reporter = tokio::spawn(reporter);
-        let executor = executor
-            .get()
-            .cloned()
-            .context("the executor was not started")?;
+        let _ = cluster.set(part.cluster().clone());
         Ok(Node {
-            cluster: joined,
-            executor,
-            running,
+            part,
             wires,
-            reporter,
-            stop_reporter,
             server,
             stop_server,
             http,
@@ -179,7 +158,7 @@ impl Node {
 
     /// The node's part in the cluster.
     pub fn cluster(&self) -> &Cluster {
-        &self.cluster
+        self.part.cluster()
     }
 
     /// Where the API listens.
@@ -198,17 +177,7 @@ impl Node {
         if self.server.await.is_err() {
             tracing::warn!("the API server ended with a panic");
         }
-        self.running.hand_over(HAND_OVER_WITHIN).await;
-        self.executor.stop(FINISH_WITHIN).await;
-        self.stop_reporter.cancel();
-        if tokio::time::timeout(FINISH_WITHIN, self.reporter)
-            .await
-            .is_err()
-        {
-            tracing::warn!("some outcomes could not be reported; their attempts will be repeated");
-        }
-        drop(self.cluster);
-        self.running.stop().await;
+        self.part.stop().await;
     }
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::executor::{Executor, Source};
-use crate::model::{Change, Epoch, Fence, NodeId, Seq, Time};
+use crate::model::{Change, Fence, NodeId, Seq};
 use crate::raft::Rim;
-use crate::state::Shared;
+use crate::state::{Open, Release, Shared};
 
 /// Called when the node cannot go on.
 pub(super) type Fault = Arc<dyn Fn(String) + Send + Sync>;
@@ -24,10 +24,13 @@ impl Rim for ExecutorRim {
     fn restore(&self, seq: Seq, fence: Fence) {
         self.0.restore(seq, fence);
     }
-    fn release(&self, epoch: Epoch) -> usize {
-        self.0.release(epoch)
+    fn release(&self, release: &Release) -> Vec<(Seq, Fence)> {
+        self.0.release(release)
     }
-    fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+    fn new_term(&self, term: u64) {
+        self.0.new_term(term);
+    }
+    fn knows(&self, open: &[Open]) -> Vec<bool> {
         self.0.knows(open)
     }
     fn renew_lease(&self, contact: Duration) {
@@ -35,6 +38,9 @@ impl Rim for ExecutorRim {
     }
     fn load(&self) -> f64 {
         self.0.load()
+    }
+    fn queue_age(&self) -> Duration {
+        self.0.queue_age()
     }
 }
 

@@ -56,11 +56,12 @@ impl Serialize for Hidden {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Node {
     pub id: Option<NodeId>,
     pub dir: Option<PathBuf>,
+    pub timeout: Span,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -329,6 +330,16 @@ impl Default for Settings {
     }
 }
 
+impl Default for Node {
+    fn default() -> Node {
+        Node {
+            id: None,
+            dir: None,
+            timeout: Span::seconds(30),
+        }
+    }
+}
+
 impl Default for Api {
     fn default() -> Api {
         Api {
@@ -512,6 +523,7 @@ impl Settings {
             ("store.load_period", self.store.load_period == Span::ZERO),
             ("retention.period", self.retention.period == Span::ZERO),
             ("watchdog.period", self.watchdog.period == Span::ZERO),
+            ("node.timeout", self.node.timeout == Span::ZERO),
             ("limits.connections", self.limits.connections == 0),
             (
                 "limits.head_timeout",
@@ -670,7 +682,7 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 14] = [
+        let wrong: [(&str, Change); 15] = [
             ("disk.refuse_below", |s| s.disk.refuse_below = "much".into()),
             ("callbacks.breaker.percent", |s| {
                 s.callbacks.breaker.percent = 101
@@ -686,6 +698,7 @@ mod tests {
             }),
             ("callbacks.per_target", |s| s.callbacks.per_target = 0),
             ("watchdog.period", |s| s.watchdog.period = Span(0)),
+            ("node.timeout", |s| s.node.timeout = Span(0)),
             ("retention.period", |s| s.retention.period = Span(0)),
             ("store.load_period", |s| s.store.load_period = Span(0)),
             ("limits.idle_timeout", |s| s.limits.idle_timeout = Span(1)),

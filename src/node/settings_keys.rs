@@ -67,6 +67,12 @@ pub const KEYS: &[Key] = &[
         "where its data lives; created when missing",
     ),
     key(
+        "node.timeout",
+        Kind::Span,
+        "",
+        "a node that was not heard for so long is listed as dead; its shards move long before, when its lease has run out",
+    ),
+    key(
         "cluster.nodes",
         Kind::Pairs,
         "--cluster",
@@ -184,7 +190,7 @@ pub const KEYS: &[Key] = &[
         "store.window_bytes",
         Kind::Number,
         "",
-        "but only what is due within seconds, while that which was loaded takes so much memory: 16 bytes a task",
+        "but nothing more while that which was loaded takes so much memory, 16 bytes a task; what falls due then is read in pieces",
     ),
     key(
         "store.load_period",

@@ -1,11 +1,12 @@
 //! What peers are reached with: TLS where it is set, or plain TCP and a word about it.
 
 use std::sync::Arc;
+use tokio::net::TcpListener;
 
 use super::Config;
 use crate::api::is_loopback;
 use crate::model::{Clock, Time};
-use crate::raft::{Network, Tcp, Tls};
+use crate::raft::{Listener, Network, Port, Taker, Tcp, Tls};
 
 /// The peer network of a node.
 pub(super) struct Wires {
@@ -43,6 +44,15 @@ impl Wires {
     pub fn ends(&self) -> impl Fn() -> Option<Time> + Send + Sync + 'static {
         let tls = self.tls.clone();
         move || tls.as_ref().map(|tls| tls.ends_at())
+    }
+
+    /// What comes in at a port.
+    pub fn listen(&self, listener: TcpListener) -> Box<dyn Listener> {
+        let taker: Arc<dyn Taker> = match &self.tls {
+            Some(tls) => tls.clone(),
+            None => Arc::new(Tcp),
+        };
+        Box::new(Port { listener, taker })
     }
 
     /// Reads the files again, and says in the log what came of it.

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Watermark;
 use super::{
-    Cadence, Class, Cluster, Options, Origin, Retention, Rim, Running, ScrubPace, Tcp, Timing,
-    Watch, start,
+    Cadence, Class, Cluster, Directory, Options, Origin, Port, Retention, Rim, Running, ScrubPace,
+    Tcp, Threads, Timing, Watch, start,
 };
 use crate::log::{EngineKind, Identity, LogStore};
 use crate::model::{
-    AttemptEnd, Change, Clock, Done, Epoch, Event, Fence, Http, Key, Outcome, Row, RowKind, Seq,
-    Span, Spec, Submit, Target, Task, Time, When,
+    AttemptEnd, Change, Clock, Done, Event, Fence, Http, Key, Outcome, Row, RowKind, Seq, Span,
+    Spec, Submit, Target, Task, Time, When,
 };
+use crate::state::{Open, Release};
 
 /// The machine's clock.
 struct Real(Instant);
@@ -66,18 +67,22 @@ impl Rim for Forgetful {
         false
     }
     fn restore(&self, _: Seq, _: Fence) {}
-    fn release(&self, _: Epoch) -> usize {
-        0
+    fn release(&self, _: &Release) -> Vec<(Seq, Fence)> {
+        Vec::new()
     }
-    fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+    fn new_term(&self, _: u64) {}
+    fn knows(&self, open: &[Open]) -> Vec<bool> {
         let held = self.held.lock().unwrap();
         open.iter()
-            .map(|(_, seq, fence)| held.contains(&(*seq, *fence)))
+            .map(|open| held.contains(&(open.seq, open.fence)))
             .collect()
     }
     fn renew_lease(&self, _: Duration) {}
     fn load(&self) -> f64 {
         0.0
+    }
+    fn queue_age(&self) -> Duration {
+        Duration::ZERO
     }
 }
 
@@ -110,8 +115,13 @@ impl Alone {
             log: LogStore::open(dir.path(), EngineKind::Redb).unwrap(),
             peer_address: listener.local_addr().unwrap().to_string(),
             http_address: String::new(),
-            listener,
+            listener: Box::new(Port {
+                listener,
+                taker: Arc::new(Tcp),
+            }),
             network: Arc::new(Tcp),
+            folder: Arc::new(Directory::open(dir.path().join("state")).unwrap()),
+            runner: Arc::new(Threads),
             secret: None,
             origin: Origin::Alone,
             timing: Timing::Fast,
@@ -121,6 +131,7 @@ impl Alone {
             watch,
             app_rate: 0,
             disk: Watermark::Bytes(0),
+            node_timeout: Duration::from_secs(30),
             clock,
             fault: Arc::new(|why| panic!("{why}")),
         };

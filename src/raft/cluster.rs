@@ -1,9 +1,8 @@
 //! One node's part in the cluster, as the floors above use it.
 
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ReadPolicy;
-use openraft::{ChangeMembers, ServerState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,25 +12,24 @@ use tokio::time::Instant;
 use super::inner::Inner;
 use super::peer::{CallError, Lane};
 use super::proposer::{Class, Commits};
-use super::service::wiped;
 use super::types::{Member, Raft};
 use super::view::{ClusterView, Facts, NodeView, Scrubbed, ShardView};
-use super::wire::{self, Join, Propose, Verdict, Withdraw};
+use super::wire::{self, Propose, Verdict, Withdraw};
+use crate::bugs::{self, Bug};
 use crate::model::{
-    Batch, Event, Fence, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time, decode, encode,
+    Batch, Event, Fence, Key, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time, decode,
+    encode,
 };
-use crate::state::{Shared, State, StoreFault};
+use crate::state::{Filter, Page, Shared, State, StoreFault};
 
 /// While no leader is known, a request waits so long for one.
-const LEADER_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const LEADER_WITHIN: Duration = Duration::from_secs(1);
 /// A request that may have been appended is given so long to come back.
-const OUTCOME_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const OUTCOME_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks for a leader.
-const LOOK: Duration = Duration::from_millis(15);
+pub(super) const LOOK: Duration = Duration::from_millis(15);
 /// How long a peer may take to tell its facts.
 const VIEW_WITHIN: Duration = Duration::from_millis(300);
-/// A node not heard for so long is listed as dead.
-const DEAD_AFTER: Duration = Duration::from_secs(30);
 
 /// What an event came to, and where in the log.
 #[derive(Clone, Debug)]
@@ -80,10 +78,23 @@ impl Cluster {
     /// # Errors
     /// [`Busy::Fault`]: the process is about to end.
     pub fn read<T>(&self, f: impl FnOnce(&State) -> Result<T, StoreFault>) -> Result<T, Busy> {
-        self.0.state.read(f).map_err(|e| {
+        self.whole(self.0.state.read(f))
+    }
+
+    /// What was read; or the end of this node.
+    fn whole<T>(&self, read: Result<T, StoreFault>) -> Result<T, Busy> {
+        read.map_err(|e| {
             (self.0.fault)(e.to_string());
             Busy::Fault
         })
+    }
+
+    /// One page of a list, behind a key.
+    ///
+    /// # Errors
+    /// As of [`Cluster::read`].
+    pub fn list(&self, filter: &Filter, after: Option<&Key>, limit: usize) -> Result<Page, Busy> {
+        self.whole(self.0.state.list(filter, after, limit))
     }
 
     /// Proposes events; one answer each, in order. Goes to the leader, wherever that is; has
@@ -96,19 +107,31 @@ impl Cluster {
         let verdicts = self.propose(class, events).await;
         let mut answers = Vec::with_capacity(verdicts.len());
         for (n, verdict) in verdicts.into_iter().enumerate() {
-            let withdraw = match &verdict {
-                Verdict::Decided {
-                    outcome: Outcome::Refused(Refusal::Withdraw { seq, fence, owner }),
-                    ..
-                } => Some((*seq, *fence, *owner)),
-                _ => None,
-            };
-            answers.push(answer(match (withdraw, kept.get(n)) {
-                (Some(held), Some(event)) => self.withdraw(held, event.clone()).await,
-                _ => verdict,
+            answers.push(answer(match kept.get(n) {
+                Some(event) => self.with_owner(class, event, verdict).await,
+                None => verdict,
             }));
         }
         answers
+    }
+
+    /// Where the fold says that the owner must withdraw an attempt first, has it do so. The task may
+    /// change hands meanwhile, and then it is the next owner's to do.
+    async fn with_owner(&self, class: Class, event: &Event, mut verdict: Verdict) -> Verdict {
+        let start = Instant::now();
+        while let Some(held) = owner_asked_for(&verdict) {
+            verdict = self.withdraw(held, event.clone()).await;
+            if start.elapsed() >= LEADER_WITHIN {
+                break;
+            }
+            if matches!(verdict, Verdict::NotLeader) {
+                #[allow(clippy::disallowed_methods)] // Until another node owns it.
+                tokio::time::sleep(LOOK).await;
+                let again = self.propose(class, vec![event.clone()]).await.pop();
+                verdict = again.unwrap_or(Verdict::Unknown);
+            }
+        }
+        verdict
     }
 
     /// To the leader, again while that is surely without effect.
@@ -261,6 +284,9 @@ impl Cluster {
     /// # Errors
     /// [`Busy::NoLeader`] when no leader with a quorum can be asked in time.
     pub async fn barrier(&self) -> Result<(), Busy> {
+        if bugs::on(Bug::StaleRead) {
+            return Ok(());
+        }
         let start = Instant::now();
         loop {
             let index = self.ask_read_index().await;
@@ -394,7 +420,11 @@ impl Cluster {
             }
             None => (None, 0, Vec::new()),
         };
-        let members = self.0.members();
+        let mut members = self.0.members();
+        if self.0.removed.get().is_some() {
+            // The last it has of the log may still hold itself.
+            members.remove(&self.0.node);
+        }
         let facts = members
             .iter()
             .map(|(id, member)| self.ask_facts(*id, member));
@@ -461,7 +491,7 @@ impl Cluster {
         let me = id == self.0.node;
         let (heard, offset_us) = self.0.registry.facts(id).unwrap_or_default();
         let silent = self.0.registry.silent_for(id, now);
-        let alive = me || fresh.is_some() || silent.is_some_and(|s| s < DEAD_AFTER);
+        let alive = me || fresh.is_some() || silent.is_some_and(|s| s < self.0.node_timeout);
         let facts = fresh.unwrap_or(heard);
         let own_skew = self.0.skew_us.load(Ordering::Relaxed);
         NodeView {
@@ -471,6 +501,8 @@ impl Cluster {
             role,
             alive,
             load: f64::from(facts.load) / 1_000.0,
+            queue_age_ms: facts.queue_age_ms,
+            resigns: facts.resigns,
             last_applied: facts.applied,
             checkpoint: facts.checkpoint,
             clock_skew_ms: (own_skew + if me { 0 } else { offset_us }) / 1_000,
@@ -487,108 +519,6 @@ impl Cluster {
                 .map(|(at, hash)| (*at, hash.to_string()))
                 .collect(),
         }
-    }
-
-    /// Takes in the node that waits at a peer address, as a learner or as a voter.
-    ///
-    /// # Errors
-    /// Says why not, and what to do.
-    pub async fn add(&self, id: NodeId, peer: String, voter: bool) -> Result<(), String> {
-        let status = super::form::status(&self.0.peers, id, &peer)
-            .await
-            .map_err(|e| e.to_string())?;
-        if status.cluster != 0 && !status.members.iter().any(|(member, _)| *member == id) {
-            return Err(format!(
-                "node {id} at {peer} belongs to another cluster already"
-            ));
-        }
-        let (http, incarnation) = (status.http, status.incarnation);
-        self.take_in(Join {
-            id,
-            peer,
-            http,
-            incarnation,
-            voter,
-        })
-        .await?;
-        self.seen(id).await;
-        Ok(())
-    }
-
-    /// Waits until this node's own view has a member that the leader took in: whoever asked here
-    /// looks here next. In vain only when this node is cut off, and then its view says that.
-    async fn seen(&self, id: NodeId) {
-        let Some(raft) = self.0.raft() else { return };
-        let mut metrics = raft.server_metrics();
-        let seen = async {
-            while !self.0.members().contains_key(&id) {
-                if metrics.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        // Too late is the same as cut off.
-        let _ = tokio::time::timeout(LEADER_WITHIN, seen).await;
-    }
-
-    /// Takes a node in, on the leader or through it.
-    pub(crate) async fn take_in(&self, join: Join) -> Result<(), String> {
-        let leader = self
-            .0
-            .leader()
-            .ok_or("no leader is known at the moment; try again")?;
-        if leader != self.0.node {
-            let member = self
-                .0
-                .members()
-                .remove(&leader)
-                .ok_or("the leader is not a member")?;
-            let to = (leader, member.peer.as_str());
-            let body = encode(&join).into();
-            let call = self
-                .0
-                .peers
-                .call(to, Lane::Urgent, wire::JOIN, body, OUTCOME_WITHIN);
-            let answer = call.await.map_err(|e| e.to_string())?;
-            let taken: Result<u128, String> = decode(&answer).map_err(|e| e.to_string())?;
-            return taken.map(drop);
-        }
-        let raft = self.0.raft().ok_or("Raft is not running yet")?;
-        let (id, voter) = (join.id, join.voter);
-        match self.0.members().get(&id) {
-            Some(known) if known.incarnation != join.incarnation => return Err(wiped(id)),
-            Some(_) if !voter || self.0.voters().contains(&id) => return Ok(()),
-            _ => {}
-        }
-        let member = Member {
-            peer: join.peer,
-            http: join.http,
-            incarnation: join.incarnation,
-        };
-        raft.add_learner(id, member, false).await.map_err(refused)?;
-        if voter {
-            // It becomes a voter once it has caught up; whoever asked need not wait for that.
-            let cluster = self.clone();
-            tokio::spawn(async move {
-                if let Err(why) = cluster.promote(id).await {
-                    tracing::warn!(node = id, "stays a learner: {why}");
-                }
-            });
-        }
-        Ok(())
-    }
-
-    /// Makes a learner a voter once it has caught up.
-    async fn promote(&self, id: NodeId) -> Result<(), String> {
-        let raft = self.0.raft().ok_or("Raft is not running yet")?;
-        let member = self.0.members().remove(&id).ok_or("it is not a member")?;
-        raft.add_learner(id, member, true).await.map_err(refused)?;
-        let change = ChangeMembers::AddVoterIds([id].into());
-        raft.change_membership(change, true)
-            .await
-            .map_err(refused)?;
-        tracing::info!(node = id, "became a voter");
-        Ok(())
     }
 
     /// Numbers for metrics.
@@ -634,16 +564,13 @@ impl Cluster {
     }
 }
 
-fn refused(e: RaftError<super::types::Types, ClientWriteError<super::types::Types>>) -> String {
-    e.to_string()
-}
-
 /// Whether an event that may have been decided may be proposed again. A repeated submit is the same
 /// submit, and a repeated report is stale. But a failure told from outside would count twice: it
 /// ends the attempt, and told again the task, because one that waits for its retry keeps its fence;
 /// and a success that names no attempt would end the next one, should the task be run again.
 fn may_repeat(event: &Event) -> bool {
     match event {
+        _ if bugs::on(Bug::BlindRepeat) => true,
         Event::Cancel(_) | Event::Change(_) | Event::Run(_) => false,
         // Somebody else may have said the opposite in between.
         Event::Pause(_) | Event::Resume(_) => false,
@@ -664,6 +591,17 @@ fn settle(verdict: Verdict, maybe: bool) -> Verdict {
             Verdict::Unknown
         }
         verdict => verdict,
+    }
+}
+
+/// The attempt that stands in the way of an event, and the node that may withdraw it.
+fn owner_asked_for(verdict: &Verdict) -> Option<(Seq, Fence, NodeId)> {
+    match verdict {
+        Verdict::Decided {
+            outcome: Outcome::Refused(Refusal::Withdraw { seq, fence, owner }),
+            ..
+        } => Some((*seq, *fence, *owner)),
+        _ => None,
     }
 }
 

@@ -1,27 +1,29 @@
-//! What only a leader does: settle who owns the shards, trigger what is due, retire what is old.
+//! What only a leader does: see who owns the shards (`owners.rs`), trigger what is due, retire what
+//! is old.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::cluster::Busy;
 use super::inner::Inner;
-use super::lead::Lead;
+use super::lead;
 use super::lifecycle::{self, Duty, Handled};
-use super::peer::Lane;
+use super::owners::Owners;
 use super::proposer::Class;
+use super::runner::blocking;
 use super::types::Raft;
 use super::view::SKEW_MAX_US;
-use super::wire::{self, Release, Verdict};
-use crate::model::limits::{ASSIGN_MAX, RETIRE_MAX, TRIGGER_MAX};
-use crate::model::{Assign, Event, NodeId, Outcome, Retire, Shard, Span, Time, Trigger};
-use crate::state::{Ownership, past_surplus};
+use super::wire::Verdict;
+use crate::model::limits::{RETIRE_MAX, TRIGGER_MAX};
+use crate::model::{Event, NodeId, Outcome, Retire, Span, Time, Trigger};
+use crate::state::past_surplus;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
+use tokio::sync::Notify;
 
 /// While nothing is due it is looked again after this: the wall clock may jump.
 const IDLE: Duration = Duration::from_secs(5);
-/// A former owner that lets go is given so long to finish what it has begun.
-const LET_GO_WITHIN: Duration = Duration::from_secs(1);
 /// A pause where there is nothing to be woken by.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -29,13 +31,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) async fn run(inner: Arc<Inner>, raft: Raft) {
     let mut metrics = raft.server_metrics();
     loop {
-        if let Ok(leader) = raft.as_leader() {
-            let term = leader.leader_id().term;
+        if let Some(term) = led(&raft) {
             tokio::select! {
                 () = inner.stop.cancelled() => {}
                 () = lead(&inner, &raft, term) => {}
             }
             inner.proposer.open(0);
+            inner.leases.clear();
             if leads(&raft, term) && !inner.stop.is_cancelled() {
                 // It could not give the lead away yet; it paused before it gave up.
                 continue;
@@ -49,43 +51,70 @@ pub(crate) async fn run(inner: Arc<Inner>, raft: Raft) {
 }
 
 /// One term of leading; returns when it is over.
-async fn lead(inner: &Inner, raft: &Raft, term: u64) {
+async fn lead(inner: &Arc<Inner>, raft: &Raft, term: u64) {
+    let owners = Owners::new(inner, raft, term);
     if !prepared(inner, raft, term).await {
         return;
     }
     inner.proposer.open(term);
     tracing::info!(term, "this node leads");
-    if !settle_owners(inner, raft, term).await {
-        return;
-    }
     let (retire, watch) = (inner.retention.period.std(), inner.watch.period.std());
+    let settled = Notify::new();
+    let triggers = async {
+        settled.notified().await;
+        triggers(inner, raft, term).await;
+    };
     // Beside each other: however much has to leave, what is due is triggered.
     tokio::select! {
-        () = triggers(inner, raft, term) => {}
+        () = owners.run(&settled) => {}
+        () = triggers => {}
         () = lifecycle::regularly(inner, Duty::Retire, retire) => {}
         () = lifecycle::regularly(inner, Duty::Watchdog, watch) => {}
     }
 }
 
 async fn triggers(inner: &Inner, raft: &Raft, term: u64) {
-    let mut lead = Lead::default();
     while leads(raft, term) {
         if inner.skewed.load(Ordering::SeqCst) {
             hand_over(inner, raft).await;
             return;
         }
-        trigger(inner, &mut lead).await;
+        trigger(inner).await;
     }
 }
 
-fn leads(raft: &Raft, term: u64) -> bool {
-    raft.as_leader()
-        .is_ok_and(|leader| leader.leader_id().term == term)
+/// The term that this node leads, if it does.
+///
+/// A leader that was started again has the vote of its last term still, and leads nobody: its state
+/// tells. Both are read at once, from what wakes those who wait for a change: `Raft::as_leader`
+/// goes by other figures, which openraft publishes a moment later.
+pub(super) fn led(raft: &Raft) -> Option<u64> {
+    let metrics = raft.server_metrics();
+    let metrics = metrics.borrow_watched();
+    (metrics.state == ServerState::Leader && metrics.vote.is_committed())
+        .then(|| metrics.vote.leader_id().term)
+}
+
+pub(super) fn leads(raft: &Raft, term: u64) -> bool {
+    led(raft) == Some(term)
+}
+
+/// A leader hears a majority, and yet nothing of its term has come into the log for so long: it
+/// stands for election again.
+///
+/// Its streams of entries have fallen silent, each waiting for the other side of openraft to begin;
+/// new ones come with a new term. Seen under the fault harness, for as long as nothing else broke.
+fn is_stuck(inner: &Inner, since: Duration) -> bool {
+    let (_, longest) = inner.timing.election();
+    let voters = inner.voters();
+    let heard = voters.iter().filter(|id| is_heard(inner, **id)).count();
+    heard * 2 > voters.len() && inner.clock.steady().saturating_sub(since) >= longest * 4
 }
 
 /// Waits until the term's first entry is folded and the clocks of a majority agree with ours.
 async fn prepared(inner: &Inner, raft: &Raft, term: u64) -> bool {
     let mut applied = inner.folded.applied.subscribe();
+    let began = inner.clock.steady();
     while leads(raft, term) {
         let first = raft.metrics().borrow_watched().last_applied;
         let folded = first.is_some_and(|id| id.committed_leader_id().term == term);
@@ -101,31 +130,50 @@ async fn prepared(inner: &Inner, raft: &Raft, term: u64) -> bool {
         if folded && right && !inner.skewed.load(Ordering::SeqCst) {
             return true;
         }
+        if !folded && is_stuck(inner, began) {
+            tracing::warn!(
+                term,
+                "the log takes nothing of this lead; standing for election again"
+            );
+            // An error means that Raft is stopping.
+            let _ = raft.trigger().elect(false).await;
+            return false;
+        }
         // Clocks have no event of their own to wait for; they come with the heartbeats.
         let _ = tokio::time::timeout(PAUSE, applied.changed()).await;
     }
     false
 }
 
-/// Gives the lead to the member that has the most of the log and can be heard; says whether
-/// there is one.
+/// Whether a voter is this node, or was heard of within the last few heartbeats.
+pub(crate) fn is_heard(inner: &Inner, id: NodeId) -> bool {
+    let fresh = inner.timing.heartbeat() * 8;
+    let silent = inner.registry.silent_for(id, inner.clock.steady());
+    id == inner.node || silent.is_some_and(|silent| silent <= fresh)
+}
+
+/// Whether a node is drained, or about to stop, by what it told this one last: when it asked for its
+/// lease, or when it was asked.
+pub(crate) fn resigns(inner: &Inner, id: NodeId) -> bool {
+    let told = inner.leases.asked(id).map(|asked| asked.facts);
+    let told = told.or_else(|| inner.registry.facts(id).map(|(facts, _)| facts));
+    told.is_some_and(|facts| facts.resigns)
+}
+
+/// The voter that has the most of the log, of those that can be heard.
+pub(crate) fn successor(inner: &Inner) -> Option<NodeId> {
+    let others = inner.voters().into_iter().filter(|id| *id != inner.node);
+    let fit = others.filter(|id| is_heard(inner, *id)).filter_map(|id| {
+        let (facts, _) = inner.registry.facts(id)?;
+        (!resigns(inner, id)).then_some((facts.applied, id))
+    });
+    fit.max().map(|(_, id)| id)
+}
+
+/// Gives the lead to the fittest voter; says whether there is one.
 pub(crate) async fn hand_over(inner: &Inner, raft: &Raft) -> bool {
     inner.proposer.open(0);
-    let now = inner.clock.steady();
-    let fresh = inner.timing.heartbeat() * 8;
-    let heard = inner.voters().into_iter().filter(|id| {
-        *id != inner.node
-            && inner
-                .registry
-                .silent_for(*id, now)
-                .is_some_and(|s| s <= fresh)
-    });
-    let to = heard.max_by_key(|id| {
-        inner
-            .registry
-            .facts(*id)
-            .map_or(0, |(facts, _)| facts.applied)
-    });
+    let to = successor(inner);
     if let Some(to) = to {
         tracing::warn!(to, "handing over the lead");
         // An error means that Raft is stopping, and then nobody leads here anyway.
@@ -136,112 +184,40 @@ pub(crate) async fn hand_over(inner: &Inner, raft: &Raft) -> bool {
     to.is_some()
 }
 
-/// Makes this run of this node the owner of every shard, once every former owner has let go or
-/// its dispatch lease must have run out.
-async fn settle_owners(inner: &Inner, raft: &Raft, term: u64) -> bool {
-    if inner
-        .state
-        .read(|state| state.owns_all(inner.node, inner.boot))
-    {
+/// Gives the lead to a voter that is to have it; says whether it has it.
+///
+/// There is no way back within a term: openraft proposes nothing any more once a transfer has
+/// begun. So when the other one has not taken over in time, this node stands for election itself.
+pub(crate) async fn hand_over_to(inner: &Inner, raft: &Raft, to: NodeId) -> bool {
+    let Some(term) = led(raft) else {
         return true;
-    }
-    let mut former: Vec<Ownership> = inner
-        .state
-        .read(|s| s.shards().map(|(_, held)| held).collect());
-    former.sort_unstable_by_key(|held| (held.node, held.epoch));
-    former.dedup_by_key(|held| held.node);
-    let became = inner.clock.steady();
-    for held in former {
-        if held.node != 0 && held.node != inner.node {
-            let epoch = inner.state.read(|state| {
-                state
-                    .shards()
-                    .map(|(_, held)| held.epoch)
-                    .max()
-                    .unwrap_or_default()
-            });
-            let_go(inner, held.node, Release { epoch }, became).await;
-        }
-    }
-    assign(inner, raft, term, "leader").await
-}
-
-/// Asks a former owner to let go. One that does not answer is given until its lease, counted
-/// from the moment it may last have heard of a quorum, has run out with a margin.
-async fn let_go(inner: &Inner, node: NodeId, release: Release, became: Duration) {
-    let wait = inner.timing.owner_lease() + inner.timing.lease_margin();
-    let (_, longest) = inner.timing.election();
-    let silent = inner.registry.silent_for(node, became);
-    // A voter refuses its vote until it has not heard the leader for the longest election
-    // time-out, so a lead won by election began that long after the last quorum of the former
-    // one. After a transfer that does not hold, and the whole lease is waited for.
-    let elected = silent.is_none_or(|silent| silent >= longest / 2);
-    let until = if elected {
-        became + inner.timing.lease_margin()
-    } else {
-        became + wait
     };
-    let finish_by = inner.clock.steady() + LET_GO_WITHIN;
-    let body: bytes::Bytes = crate::model::encode(&release).into();
-    loop {
-        let member = inner.members().remove(&node);
-        let answer = match &member {
-            Some(member) => {
-                let to = (node, member.peer.as_str());
-                let within = inner.timing.heartbeat();
-                inner
-                    .peers
-                    .call(to, Lane::Urgent, wire::RELEASE, body.clone(), within)
-                    .await
-                    .ok()
+    tracing::info!(to, "moving the lead");
+    inner.proposer.open(0);
+    let (shortest, _) = inner.timing.election();
+    let mut metrics = raft.server_metrics();
+    let moved = async {
+        // An error means that Raft is stopping, and then nobody leads here anyway.
+        let _ = raft.trigger().transfer_leader(to).await;
+        while leads(raft, term) {
+            if metrics.changed().await.is_err() {
+                return;
             }
-            None => None,
-        };
-        let in_flight = answer.and_then(|bytes| crate::model::decode::<u64>(&bytes).ok());
-        let now = inner.clock.steady();
-        match in_flight {
-            Some(0) => return,
-            Some(_) if now >= finish_by => return,
-            None if now >= until => return,
-            #[allow(clippy::disallowed_methods)] // Between two tries.
-            _ => tokio::time::sleep(PAUSE).await,
         }
+    };
+    let moved = tokio::time::timeout(shortest, moved).await.is_ok();
+    if !moved {
+        tracing::warn!(
+            to,
+            "did not take the lead in time; standing for election again"
+        );
+        let _ = raft.trigger().elect(false).await;
     }
-}
-
-/// Proposes the assignment, in pieces that keep one fold short.
-async fn assign(inner: &Inner, raft: &Raft, term: u64, cause: &str) -> bool {
-    let open = inner.state.read(|state| state.open_by_shard());
-    let mut pieces: Vec<Vec<Shard>> = Vec::new();
-    let mut size = usize::MAX;
-    for (number, attempts) in open.into_iter().enumerate() {
-        if size.saturating_add(attempts) > ASSIGN_MAX {
-            pieces.push(Vec::new());
-            size = 0;
-        }
-        size += attempts;
-        if let Some(piece) = pieces.last_mut() {
-            piece.push(Shard(number as u16));
-        }
-    }
-    for shards in pieces {
-        let event = Assign {
-            shards,
-            node: inner.node,
-            boot: inner.boot,
-            cause: cause.into(),
-            lost: Vec::new(),
-        };
-        if !until_decided(inner, raft, term, event.into()).await {
-            return false;
-        }
-    }
-    tracing::info!(node = inner.node, "owns all shards");
-    true
+    moved
 }
 
 /// Proposes until the log has it or the term is over.
-async fn until_decided(inner: &Inner, raft: &Raft, term: u64, event: Event) -> bool {
+pub(super) async fn until_decided(inner: &Inner, raft: &Raft, term: u64, event: Event) -> bool {
     while leads(raft, term) {
         let verdicts = inner
             .proposer
@@ -257,9 +233,9 @@ async fn until_decided(inner: &Inner, raft: &Raft, term: u64, event: Event) -> b
 }
 
 /// Triggers what is due within the lead, or waits for the next thing that will be.
-async fn trigger(inner: &Inner, lead: &mut Lead) {
+async fn trigger(inner: &Inner) {
     let now = inner.clock.wall();
-    let ahead = lead.span();
+    let ahead = lead::span(slowest_us(inner));
     inner.lead_us.store(ahead.0 * 1_000, Ordering::Relaxed);
     if inner.must(
         inner
@@ -267,18 +243,16 @@ async fn trigger(inner: &Inner, lead: &mut Lead) {
             .write(|state| state.has_due(now.plus(ahead), now)),
     ) {
         let event = Trigger {
-            until: now.plus(lead.reach()),
+            until: now.plus(lead::reach(ahead)),
             max: TRIGGER_MAX,
         };
-        let start = inner.clock.steady();
         let verdicts = inner
             .proposer
             .propose(Class::Trigger, vec![event.into()])
             .await;
-        match verdicts.first() {
-            Some(Verdict::Decided { .. }) => lead.note(inner.clock.steady().saturating_sub(start)),
+        if !matches!(verdicts.first(), Some(Verdict::Decided { .. })) {
             #[allow(clippy::disallowed_methods)] // Between two tries.
-            _ => tokio::time::sleep(PAUSE).await,
+            tokio::time::sleep(PAUSE).await;
         }
         return;
     }
@@ -295,6 +269,14 @@ async fn trigger(inner: &Inner, lead: &mut Lead) {
         () = inner.folded.due.notified() => {}
         () = sleep => {}
     }
+}
+
+/// How long triggers take to reach the slowest of those that asked for a lease lately, this node
+/// included.
+fn slowest_us(inner: &Inner) -> u32 {
+    let own = inner.folded.lead.lock();
+    let own = own.unwrap_or_else(PoisonError::into_inner).high_us();
+    own.max(inner.leases.slowest_us(inner.clock.steady(), inner.timing))
 }
 
 /// Up to where histories must leave because they take too much, as of a checkpoint: nothing of it
@@ -316,11 +298,11 @@ impl Surplus {
             return self.up_to;
         }
         let image = inner.must(inner.state.read(|state| state.image()));
-        let looked = tokio::task::spawn_blocking(move || match image {
+        let look = move || match image {
             Some((image, ..)) => past_surplus(&*image, max),
             None => Ok(None),
-        });
-        if let Ok(found) = looked.await {
+        };
+        if let Ok(found) = blocking(&*inner.runner, "measuring the past", look).await {
             self.checkpoint = checkpoint;
             self.up_to = inner.must(found).unwrap_or(self.up_to);
         }

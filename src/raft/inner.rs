@@ -2,17 +2,20 @@
 
 use openraft::async_runtime::WatchReceiver;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::lease::Leases;
 use super::machine::Folded;
 use super::peer::{Peers, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
 use super::room::{Room, Watermark};
+use super::runner::Runner;
 use super::scrub::{ScrubPace, Scrubbing};
 use super::sending::Sending;
 use super::snapshots::Snapshots;
@@ -87,12 +90,25 @@ pub(crate) struct Inner {
     pub(crate) peers: Arc<Peers>,
     pub(crate) proposer: Arc<Proposer>,
     pub(crate) registry: Registry,
+    pub(crate) leases: Leases,
+    /// Ordinary votes are refused before this instant: µs of the steady clock.
+    pub(crate) votes_from_us: AtomicU64,
+    /// This node is about to stop: it is to own nothing.
+    pub(crate) leaving: AtomicBool,
+    /// So an operator asked: likewise, until it is taken back or the node starts again.
+    pub(crate) drained: AtomicBool,
+    /// A node that was not heard for so long is listed as dead.
+    pub(crate) node_timeout: Duration,
+    /// Heartbeats go out at once.
+    pub(crate) beat: Notify,
     pub(crate) rim: Arc<dyn Rim>,
     pub(crate) snapshots: Snapshots,
     pub(crate) sending: Arc<Sending>,
     pub(crate) receiving: Mutex<Receiving>,
     /// The clock is off: this node neither leads nor starts anything.
     pub(crate) skewed: AtomicBool,
+    /// When this node was first told that it is no member any more, on the steady clock.
+    pub(crate) removed: OnceLock<Duration>,
     pub(crate) skew_us: std::sync::atomic::AtomicI64,
     /// How far ahead of their instant tasks are triggered, µs.
     pub(crate) lead_us: AtomicU64,
@@ -109,6 +125,7 @@ pub(crate) struct Inner {
     /// The log's last index when this process opened it.
     pub(crate) opened_at: u64,
     pub(crate) fault: Arc<dyn Fn(String) + Send + Sync>,
+    pub(crate) runner: Arc<dyn Runner>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -183,16 +200,23 @@ impl Inner {
         });
         let surplus = hashes.len().saturating_sub(kept + usize::from(all));
         hashes.drain(..surplus);
+        // What is folded and not handed out yet does not count: a lease depends on it.
+        let applied = applied.min(*self.folded.applied.borrow());
+        let lead = self.folded.lead.lock();
+        let lag_us = lead.unwrap_or_else(PoisonError::into_inner).high_us();
         Facts {
             node: self.node,
             boot: self.boot,
             version: env!("CARGO_PKG_VERSION").into(),
             load: (self.rim.load() * 1_000.0) as u16,
             applied,
-            checkpoint: self.checkpoint.load(std::sync::atomic::Ordering::Relaxed),
+            checkpoint: self.checkpoint.load(Ordering::Relaxed),
             hashes,
             scrub: self.scrub.scrubbed(),
             low: self.room.is_low(),
+            resigns: self.resigns() || self.skewed.load(Ordering::SeqCst),
+            lag_us,
+            queue_age_ms: self.rim.queue_age().as_millis() as u64,
         }
     }
 }

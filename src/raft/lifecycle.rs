@@ -9,6 +9,7 @@
 //! Loading and checkpoints are each node's own; the watchdog and retirement are the leader's. Each
 //! runs by itself with a period, and at once when it is asked for; never twice at a time.
 
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -146,7 +147,7 @@ impl Lifecycle {
 }
 
 /// Does a duty, when nobody else is at it, and counts it.
-pub(crate) async fn run(inner: &Inner, duty: Duty) -> Result<Handled, Busy> {
+pub(crate) async fn run(inner: &Arc<Inner>, duty: Duty) -> Result<Handled, Busy> {
     let lifecycle = &inner.folded.lifecycle;
     let _turn = lifecycle.turns[duty as usize].lock().await;
     let began = Instant::now();
@@ -162,7 +163,7 @@ pub(crate) async fn run(inner: &Inner, duty: Duty) -> Result<Handled, Busy> {
 }
 
 /// Does a duty of the leader, or of every node, again and again; what fails is tried the next time.
-pub(crate) async fn regularly(inner: &Inner, duty: Duty, period: Duration) {
+pub(crate) async fn regularly(inner: &Arc<Inner>, duty: Duty, period: Duration) {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -203,7 +204,7 @@ async fn checkpoint(inner: &Inner) -> Result<Handled, Busy> {
 }
 
 /// A run by hand, on this node.
-pub(crate) async fn run_here(inner: &Inner, duty: Duty) -> Result<Ran, Busy> {
+pub(crate) async fn run_here(inner: &Arc<Inner>, duty: Duty) -> Result<Ran, Busy> {
     if duty.is_the_leaders() && !inner.proposer.is_open() {
         return Err(Busy::NoLeader);
     }

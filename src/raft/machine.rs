@@ -6,16 +6,21 @@ use openraft::storage::{
 };
 use openraft::{EntryPayload, StoredMembership};
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::gathered::{Gathered, Writing};
+use super::lead::Lead;
 use super::lifecycle::{Duty, Lifecycle};
 use super::rim::{NoRim, Rim};
-use super::snapshots::{SnapshotData, Snapshots, write_out};
+use super::runner::{Runner, blocking};
+use super::snapshots::{SnapshotData, Snapshots};
 use super::types::{Attachment, Entry, LeaderId, LogId, Member, Reply, Stored, Types};
 use super::upkeep::Cadence;
-use crate::model::{Batch, Boot, Change, Epoch, NodeId, Seq, decode, encode};
+use crate::bugs::{self, Bug};
+use crate::model::{Batch, Boot, Change, Clock, Epoch, Event, NodeId, Seq, Time, decode, encode};
 use crate::state::{Checkpoint, Shared};
 
 type Meta = SnapshotMeta<LeaderId, u64, Member>;
@@ -32,6 +37,12 @@ pub(crate) struct Folded {
     pub(crate) gathered: Arc<Gathered>,
     /// What the regular duties have done.
     pub(crate) lifecycle: Lifecycle,
+    /// The log index of the last assignment of shards.
+    pub(crate) assigned: AtomicU64,
+    /// Who owns what may have to change: the leader looks again.
+    pub(crate) owners: Notify,
+    /// How long triggers take to get here.
+    pub(crate) lead: Mutex<Lead>,
 }
 
 /// So many finished tasks may be waited for before a slow waiter has to look for itself.
@@ -45,6 +56,9 @@ impl Folded {
             finished: tokio::sync::broadcast::Sender::new(FINISHED_BACKLOG),
             gathered: Arc::new(Gathered::new(cadence.tasks, cadence.bytes)),
             lifecycle: Lifecycle::default(),
+            assigned: AtomicU64::new(0),
+            owners: Notify::new(),
+            lead: Mutex::default(),
         }
     }
 }
@@ -57,11 +71,16 @@ pub(crate) struct Machine {
     members: Stored,
     rim: Arc<dyn Rim>,
     folded: Arc<Folded>,
+    runner: Arc<dyn Runner>,
     me: (NodeId, Boot),
     /// Since when, counted in epochs, this run of this node owns anything. What was triggered
     /// under an older epoch belongs to an earlier run: replay hands nothing of it to the rim.
     owner_since: Option<Epoch>,
     changes: Vec<Change>,
+    /// The term of the entry folded last.
+    term: u64,
+    /// What lies behind this index is new, and not replayed; with the clock that tells how old it is.
+    live: Option<(u64, Arc<dyn Clock>)>,
 }
 
 impl Machine {
@@ -69,10 +88,13 @@ impl Machine {
     pub(crate) fn open(
         snapshots: Snapshots,
         folded: Arc<Folded>,
+        runner: Arc<dyn Runner>,
         me: (NodeId, Boot),
     ) -> io::Result<Machine> {
         let (state, attachment) = snapshots.state()?;
         folded.applied.send_replace(state.applied());
+        // What came before, the store does not tell one by one.
+        folded.assigned.store(state.applied(), Ordering::SeqCst);
         Ok(Machine {
             state: Shared::new(state),
             snapshots,
@@ -80,9 +102,14 @@ impl Machine {
             members: attachment.members(),
             rim: Arc::new(NoRim),
             folded,
+            runner,
             me,
             owner_since: None,
             changes: Vec::new(),
+            term: attachment
+                .applied()
+                .map_or(0, |id| id.committed_leader_id().term),
+            live: None,
         })
     }
 
@@ -93,8 +120,14 @@ impl Machine {
 
     /// Who acts on effects from now on.
     pub(crate) fn set_rim(&mut self, rim: Arc<dyn Rim>) {
+        rim.new_term(self.term);
         rim.changed(&[self.state.read(|state| state.paused_change())]);
         self.rim = rim;
+    }
+
+    /// Measures, behind a log index, how long triggers take to get here.
+    pub(crate) fn measure(&mut self, behind: u64, clock: Arc<dyn Clock>) {
+        self.live = Some((behind, clock));
     }
 
     /// Nothing was ever folded into its store.
@@ -108,11 +141,14 @@ impl Machine {
 
     fn fold(&mut self, entry: Entry) -> io::Result<Reply> {
         let index = entry.log_id.index();
+        let term = entry.log_id.committed_leader_id().term;
+        let new_term = std::mem::replace(&mut self.term, term) < term;
         let mut reply = Reply::default();
         match entry.payload {
             EntryPayload::Blank => self.state.write(|state| state.advance(index)),
             EntryPayload::Normal(payload) => {
                 let batch = Batch::decode(&payload.0).map_err(io::Error::other)?;
+                let proposed = is_trigger(&batch).then_some(batch.now);
                 let changes = &mut self.changes;
                 let gathered;
                 (reply.0, gathered) = self.state.write(|state| {
@@ -121,6 +157,9 @@ impl Machine {
                     Ok::<_, io::Error>((outcomes, state.gathered()))
                 })?;
                 self.folded.gathered.note(gathered, payload.0.len());
+                if let Some(proposed) = proposed {
+                    self.measured(index, proposed);
+                }
             }
             EntryPayload::Membership(members) => {
                 self.state.write(|state| state.advance(index));
@@ -128,16 +167,38 @@ impl Machine {
             }
         }
         self.applied = Some(entry.log_id);
+        if new_term {
+            self.rim.new_term(term);
+        }
         self.hand_out();
         Ok(reply)
+    }
+
+    /// Notes how long after its proposal a trigger was folded here, by this node's wall clock: that
+    /// is the clock by which its tasks must not be late.
+    fn measured(&self, index: u64, proposed: Time) {
+        let Some((_, clock)) = self.live.as_ref().filter(|(behind, _)| index > *behind) else {
+            return;
+        };
+        let took = clock.wall_us().saturating_sub(proposed.0 * 1_000);
+        let mut lead = self
+            .folded
+            .lead
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lead.note(Duration::from_micros(took));
     }
 
     /// Passes effects on to the rim, in log order.
     fn hand_out(&mut self) {
         for change in &self.changes {
             match *change {
-                Change::Assigned { node, boot, epoch } if (node, boot) == self.me => {
-                    self.owner_since.get_or_insert(epoch);
+                Change::Assigned { node, boot, epoch } => {
+                    let index = self.applied.map_or(0, |id| id.index());
+                    self.folded.assigned.store(index, Ordering::SeqCst);
+                    if (node, boot) == self.me {
+                        self.owner_since.get_or_insert(epoch);
+                    }
                 }
                 Change::Finished { seq, .. } => {
                     // An error only says that nobody waits.
@@ -146,11 +207,14 @@ impl Machine {
                 _ => {}
             }
         }
-        let (me, since) = (self.me.0, self.owner_since);
+        let (me, since) = (self.me, self.owner_since);
         self.changes.retain(|change| match change {
             Change::Triggered { fence, owner, .. } => {
-                *owner == me && since.is_some_and(|epoch| fence.epoch >= epoch)
+                *owner == me.0
+                    && (since.is_some_and(|epoch| fence.epoch >= epoch)
+                        || bugs::on(Bug::ReplayFires))
             }
+            Change::Assigned { node, boot, .. } => (*node, *boot) == me,
             _ => true,
         });
         if !self.changes.is_empty() {
@@ -161,20 +225,34 @@ impl Machine {
 
     /// After a jump over part of the log: what is open here and was never handed out.
     fn hand_out_all(&mut self) {
-        let owner = self.me.0;
-        let (paused, open) = self.state.read(|state| {
-            let open = state.open_after(owner, None, usize::MAX);
-            (state.paused_change(), open)
+        let me = self.me;
+        let (paused, open, assigned) = self.state.read(|state| {
+            let mine = state.shards().map(|(_, held)| held);
+            let mine = mine.filter(|held| (held.node, held.boot) == me);
+            (
+                state.paused_change(),
+                state.open_after(me.0, None, usize::MAX),
+                mine.map(|held| held.epoch).min(),
+            )
         });
         self.changes.push(paused);
+        // The assignment itself may lie in what was jumped over.
+        self.changes.extend(assigned.map(|epoch| Change::Assigned {
+            node: me.0,
+            boot: me.1,
+            epoch,
+        }));
         self.changes
-            .extend(open.into_iter().map(|(at, seq, fence)| Change::Triggered {
-                seq,
-                fence,
-                at,
-                owner,
+            .extend(open.into_iter().map(|open| Change::Triggered {
+                seq: open.seq,
+                fence: open.fence,
+                at: open.at,
+                owner: me.0,
+                hash: open.hash,
             }));
         self.hand_out();
+        let index = self.applied.map_or(0, |id| id.index());
+        self.folded.assigned.store(index, Ordering::SeqCst);
     }
 
     fn meta(&self) -> Meta {
@@ -226,25 +304,31 @@ impl RaftStateMachine<Types> for Machine {
             writing,
             meta: self.meta(),
             state: self.state.clone(),
-            snapshots: self.snapshots.clone(),
             folded: self.folded.clone(),
+            runner: self.runner.clone(),
         }
     }
 
     async fn install_snapshot(&mut self, _meta: &Meta, snapshot: SnapshotData) -> io::Result<()> {
         let snapshots = self.snapshots.clone();
-        let installed = tokio::task::spawn_blocking(move || match snapshot {
-            SnapshotData::Received(path) => snapshots.install(&path),
-            own => snapshots.install(&write_out(own)?.0),
-        });
+        let install = move || match snapshot {
+            SnapshotData::Received(name) => snapshots.install(&name),
+            own => snapshots.install(&snapshots.write_out(own)?.0),
+        };
+        let installed = blocking(&*self.runner, "installing a snapshot", install);
         let (state, attachment) = installed.await.map_err(io::Error::other)??;
         self.applied = attachment.applied();
         self.members = attachment.members();
+        let term = self.applied.map_or(0, |id| id.committed_leader_id().term);
+        if std::mem::replace(&mut self.term, term) < term {
+            self.rim.new_term(term);
+        }
         let index = state.applied();
         tracing::info!(index, "took in a snapshot");
         let old = self.state.write(|live| std::mem::replace(live, state));
         self.folded.gathered.clear();
-        drop(tokio::task::spawn_blocking(move || drop(old)));
+        let drop_old = Box::new(move || drop(old));
+        self.runner.run("dropping what was replaced", drop_old);
         self.folded.applied.send_replace(index);
         self.hand_out_all();
         self.folded.due.notify_one();
@@ -266,10 +350,9 @@ impl RaftStateMachine<Types> for Machine {
             last_log_id: attachment.applied(),
             last_membership: attachment.members(),
         };
-        let part = self.snapshots.part(&format!("send-{index}"));
         Ok(Some(Snapshot {
             meta,
-            snapshot: SnapshotData::Own { image, part, index },
+            snapshot: SnapshotData::Own { image, index },
         }))
     }
 }
@@ -280,8 +363,8 @@ pub(crate) struct Builder {
     writing: Option<Writing>,
     meta: Meta,
     state: Shared,
-    snapshots: Snapshots,
     folded: Arc<Folded>,
+    runner: Arc<dyn Runner>,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -295,27 +378,31 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let writing = self.writing.take();
         let (state, index) = (self.state.clone(), checkpoint.index());
         let (began, tasks) = (tokio::time::Instant::now(), checkpoint.tasks());
-        let written = tokio::task::spawn_blocking(move || {
+        let write = move || {
             checkpoint.write()?;
             let old = state.write(|state| state.end_checkpoint())?;
             // Here, and not under the lock: a generation takes its time to be dropped.
             drop((old, checkpoint, writing));
             state.read(|state| state.image())
-        });
-        let image = written
+        };
+        let image = blocking(&*self.runner, "writing a checkpoint", write)
             .await
             .map_err(io::Error::other)?
             .map_err(io::Error::other)?;
         let (image, ..) = image.ok_or_else(busy)?;
         let lifecycle = &self.folded.lifecycle;
         lifecycle.note(Duty::Checkpoint, began, tasks as u64);
-        let part = self.snapshots.part(&format!("send-{index}"));
-        let snapshot = SnapshotData::Own { image, part, index };
+        let snapshot = SnapshotData::Own { image, index };
         Ok(Snapshot {
             meta: self.meta.clone(),
             snapshot,
         })
     }
+}
+
+fn is_trigger(batch: &Batch) -> bool {
+    let mut events = batch.events.iter();
+    events.any(|event| matches!(event, Event::Trigger(_)))
 }
 
 /// Reads what a snapshot carries for Raft.

@@ -3,37 +3,51 @@
 //! ```text
 //! cluster.rs   what the floors above use: decide, barrier, view, add
 //!   proposer.rs   batches events into entries, on the leader; turns.rs is fair to applications
-//!   duties.rs     what a leader does: owners, triggers (lead.rs), retention, watchdog.rs
+//!   duties.rs     what a leader does: owners.rs (balance.rs), triggers (lead.rs), retention, watchdog.rs
+//!   lease.rs      how long an owner may begin attempts
+//!   operate.rs    another leader, a node without work: as operators ask
 //!   lifecycle.rs  counts the duties, and runs one by hand
 //! machine.rs   entries into the fold, effects to the rim; snapshots.rs, sending.rs, receive.rs
 //! storage.rs   entries into the log
 //! peer/        framed calls between nodes; network.rs and service.rs speak openraft over them
 //! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
 //! gathered.rs  how much waits for a checkpoint, and who waits for it
+//! members.rs   nodes added, removed, replaced; the lead moved
 //! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
+//! recover.rs   one survivor goes on alone, when a majority is lost for good
 //! scrub.rs     looks for rot in log and store      room.rs    for room on the disk
+//! folder.rs, runner.rs, chance.rs  where a simulation puts its disk, its order, its dice
 //! ```
 
 #[cfg(test)]
 mod alone;
+mod balance;
+mod chance;
 mod cluster;
 mod duties;
+mod folder;
 mod form;
 mod gathered;
 mod heartbeat;
 mod inner;
 mod lead;
+mod lease;
 mod lifecycle;
 #[cfg(test)]
 mod lifecycle_tests;
 mod machine;
 mod margin;
+mod members;
 mod network;
+mod operate;
+mod owners;
 mod peer;
 mod proposer;
 mod receive;
+mod recover;
 mod rim;
 mod room;
+mod runner;
 mod scrub;
 mod sending;
 mod service;
@@ -50,14 +64,21 @@ mod view;
 mod watchdog;
 mod wire;
 
+pub use chance::seed_chance;
 pub use cluster::{Busy, Cluster, Decided};
+pub use folder::{Directory, Folder};
 pub use form::Origin;
 pub use inner::Retention;
 pub use lifecycle::{Duty, Ran, Tally};
-pub use peer::{Authority, Connecting, Connection, Duplex, Issued, Network, Tcp, Tls, TlsFiles};
+pub use peer::{
+    Accepted, Arrival, Authority, Connecting, Connection, Duplex, Issued, Listener, Network, Port,
+    Taker, Tcp, Tls, TlsFiles,
+};
 pub use proposer::{COMMIT_BOUNDS, Class, Commits};
+pub use recover::{Standing, go_on_alone, standing};
 pub use rim::Rim;
 pub use room::Watermark;
+pub use runner::{Runner, Threads};
 pub use scrub::{SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
 pub use start::{Options, Running, StartError, start};
 pub use timing::Timing;

@@ -3,7 +3,7 @@
 use futures::FutureExt;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::v2::RaftNetworkV2;
-use openraft::network::{RPCOption, RaftNetworkFactory};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::peer::{CallError, Lane, Peers};
+use super::runner::{Runner, blocking};
 use super::sending::Sending;
-use super::snapshots::{SnapshotData, write_out};
+use super::snapshots::{SnapshotData, Snapshots};
 use super::types::{LeaderId, Member, Types, Vote};
 use super::wire::{self, Chunk, Chunked};
 use crate::model::{CodecError, NodeId, decode, encode};
@@ -25,11 +26,16 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// One piece must be through by then, installation of the last included.
 pub(crate) const CHUNK_WITHIN: Duration = Duration::from_secs(30);
 
+/// A follower that could not be reached is tried again after this.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
 /// Makes connections to peers for openraft.
 #[derive(Clone)]
 pub(crate) struct Factory {
     pub(crate) peers: Arc<Peers>,
     pub(crate) sending: Arc<Sending>,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) runner: Arc<dyn Runner>,
 }
 
 impl RaftNetworkFactory<Types> for Factory {
@@ -39,6 +45,8 @@ impl RaftNetworkFactory<Types> for Factory {
         Peer {
             peers: self.peers.clone(),
             sending: self.sending.clone(),
+            snapshots: self.snapshots.clone(),
+            runner: self.runner.clone(),
             node: target,
             address: node.peer.clone(),
         }
@@ -49,6 +57,8 @@ impl RaftNetworkFactory<Types> for Factory {
 pub(crate) struct Peer {
     peers: Arc<Peers>,
     sending: Arc<Sending>,
+    snapshots: Snapshots,
+    runner: Arc<dyn Runner>,
     node: NodeId,
     address: String,
 }
@@ -90,13 +100,12 @@ impl Peer {
         snapshot: SnapshotData,
     ) -> Result<SnapshotResponse<Types>, Failure> {
         let io = |e: std::io::Error| Failure::from(NetworkError::new(&e));
-        let joined = |e: tokio::task::JoinError| io(std::io::Error::other(e));
-        let written = tokio::task::spawn_blocking(move || write_out(snapshot));
-        let (path, index) = written.await.map_err(joined)?.map_err(io)?;
+        let snapshots = self.snapshots.clone();
+        let write = move || snapshots.to_send(snapshot);
+        let written = blocking(&*self.runner, "writing a snapshot out", write).await;
+        let written = written.map_err(|e| io(std::io::Error::other(e)))?;
+        let (mut file, index) = written.map_err(io)?;
         let sent = self.sending.begin(index);
-        let mut file = std::fs::File::open(&path).map_err(io)?;
-        // The file lives as long as it is open.
-        std::fs::remove_file(&path).map_err(io)?;
         let (mut offset, mut hasher) = (0, blake3::Hasher::new());
         loop {
             let mut bytes = Vec::with_capacity(CHUNK_BYTES);
@@ -193,6 +202,11 @@ impl RaftNetworkV2<Types> for Peer {
                 RPCError::RemoteError(e) => match e.source {},
             }),
         }
+    }
+
+    /// A follower that comes back is not kept waiting: a try costs one small frame.
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(RETRY_AFTER)))
     }
 
     async fn transfer_leader(

@@ -17,6 +17,7 @@ use super::gathered::Gathered;
 use super::turns::{self, Full, Size, Turns};
 use super::types::{Payload, Raft, Reply, Types};
 use super::wire::Verdict;
+use crate::bugs::{self, Bug};
 use crate::model::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
 use crate::model::{Batch, Clock, Event, Span, Time};
 use crate::state::Shared;
@@ -105,6 +106,9 @@ pub(crate) struct Proposer {
     /// The term in which this node may propose; 0 for none. Opened by the leader's duties once
     /// the term's first entry is folded and the clocks are known.
     open_term: AtomicU64,
+    /// This node's clock is off the others': nothing may be stamped with it. The duties hand the
+    /// lead over then, but may be in the middle of something.
+    distrusted: AtomicBool,
     last_stamp: AtomicU64,
     under_way: Arc<Semaphore>,
     gathered: Arc<Gathered>,
@@ -150,6 +154,7 @@ impl Proposer {
             shut: AtomicBool::new(false),
             work: Notify::new(),
             open_term: AtomicU64::new(0),
+            distrusted: AtomicBool::new(false),
             last_stamp: AtomicU64::new(0),
             under_way: Arc::new(Semaphore::new(ENTRIES_UNDER_WAY)),
             gathered,
@@ -163,8 +168,21 @@ impl Proposer {
         self.open_term.store(term, Ordering::SeqCst);
     }
 
+    /// From now on the clock may be stamped with, or not.
+    pub(crate) fn trust(&self, trusted: bool) {
+        self.distrusted.store(!trusted, Ordering::SeqCst);
+    }
+
     pub(crate) fn is_open(&self) -> bool {
-        self.open_term.load(Ordering::SeqCst) != 0
+        self.term() != 0
+    }
+
+    /// The term in which it may propose now; 0 for none.
+    fn term(&self) -> u64 {
+        match self.distrusted.load(Ordering::SeqCst) {
+            true => 0,
+            false => self.open_term.load(Ordering::SeqCst),
+        }
     }
 
     pub(crate) fn commits(&self) -> Commits {
@@ -298,12 +316,14 @@ impl Proposer {
         mut requests: Vec<Request>,
         place: tokio::sync::OwnedSemaphorePermit,
     ) {
+        #[allow(clippy::disallowed_methods)] // It refuses a moment too long at worst.
         let leader = raft.as_leader().ok();
-        let open = self.open_term.load(Ordering::SeqCst);
+        let now = self.clock.wall();
+        // Asked after the clock was read, so that no wrong time is trusted.
+        let open = self.term();
         let Some(leader) = leader.filter(|leader| leader.leader_id().term == open) else {
             return refuse(requests);
         };
-        let now = self.clock.wall();
         let events = requests
             .iter_mut()
             .flat_map(|r| std::mem::take(&mut r.events));
@@ -343,7 +363,10 @@ impl Proposer {
     fn stamp(&self, state: &Shared, now: Time) -> Time {
         let folded = state.read(|state| state.stamp());
         let last = Time(self.last_stamp.load(Ordering::Relaxed));
-        let stamp = now.max(folded).max(last);
+        let stamp = match bugs::on(Bug::StampGoesBack) {
+            true => now,
+            false => now.max(folded).max(last),
+        };
         self.last_stamp.store(stamp.0, Ordering::Relaxed);
         stamp
     }
@@ -391,5 +414,69 @@ fn distribute(requests: Vec<Request>, index: u64, reply: Reply) {
             .map(|outcome| Verdict::Decided { index, outcome })
             .collect();
         let _ = request.reply.send(verdicts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{MemoryStore, State};
+    use futures::FutureExt as _;
+
+    struct Still;
+
+    impl Clock for Still {
+        fn wall(&self) -> Time {
+            Time(1_000)
+        }
+
+        fn wall_us(&self) -> u64 {
+            1_000_000
+        }
+
+        fn steady(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    fn proposer() -> Proposer {
+        Proposer::new(Arc::new(Still), Arc::new(Gathered::new(10, 1_000)))
+    }
+
+    #[test]
+    fn stamps_never_go_back_under_one_leader_or_the_next() {
+        let state = Shared::new(State::new(Box::<MemoryStore>::default()));
+        let first = proposer();
+        assert_eq!(first.stamp(&state, Time(1_000)), Time(1_000));
+        assert_eq!(first.stamp(&state, Time(700)), Time(1_000), "I-10");
+        let folded = Batch {
+            stamp: Time(1_000),
+            now: Time(700),
+            events: Vec::new(),
+        };
+        state.write(|state| state.apply(1, folded, &mut Vec::new()));
+        let next = proposer();
+        assert_eq!(next.stamp(&state, Time(800)), Time(1_000), "I-10");
+        assert_eq!(next.stamp(&state, Time(1_200)), Time(1_200));
+    }
+
+    /// Found by the fault harness, seed 2011: a leader whose clock had jumped back by hours went on
+    /// to stamp for three seconds, until its duties came round to handing over, and a delay counted
+    /// by that clock fired at once.
+    #[test]
+    fn a_clock_that_is_not_trusted_stamps_nothing() {
+        let proposer = proposer();
+        proposer.open(7);
+        assert_eq!(proposer.term(), 7);
+        proposer.trust(false);
+        assert!(!proposer.is_open() && proposer.term() == 0);
+        let refused = proposer.propose(Class::Submit, Vec::new()).now_or_never();
+        assert_eq!(refused.map(|verdicts| verdicts.len()), Some(0), "at once");
+        proposer.open(8);
+        assert_eq!(proposer.term(), 0, "whoever opens it");
+        proposer.trust(true);
+        assert_eq!(proposer.term(), 8);
+        let waits = proposer.propose(Class::Submit, Vec::new()).now_or_never();
+        assert!(waits.is_none(), "for the next entry");
     }
 }

@@ -1,8 +1,6 @@
 //! A snapshot on its way in, piece by piece.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 use super::snapshots::Snapshots;
 use super::wire::Chunk;
@@ -14,8 +12,8 @@ pub(crate) struct Receiving(Option<Part>);
 struct Part {
     index: u64,
     offset: u64,
-    path: PathBuf,
-    file: File,
+    name: String,
+    file: Box<dyn Write + Send>,
     hasher: blake3::Hasher,
 }
 
@@ -23,19 +21,18 @@ struct Part {
 pub(crate) enum Received {
     Next,
     Restart,
-    Whole(PathBuf),
+    Whole(String),
 }
 
 impl Receiving {
     pub(crate) fn take(&mut self, snapshots: &Snapshots, chunk: &Chunk) -> io::Result<Received> {
         if chunk.offset == 0 {
-            let path = snapshots.part(&format!("receive-{}", chunk.index));
-            let file = File::create(&path)?;
+            let (name, file) = snapshots.receive(chunk.index)?;
             let hasher = blake3::Hasher::new();
             self.0 = Some(Part {
                 index: chunk.index,
                 offset: 0,
-                path,
+                name,
                 file,
                 hasher,
             });
@@ -57,7 +54,7 @@ impl Receiving {
             self.0 = None;
             return Ok(Received::Restart);
         }
-        let whole = part.path.clone();
+        let whole = part.name.clone();
         self.0 = None;
         Ok(Received::Whole(whole))
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::model::{Change, Epoch, Fence, Seq, Time};
+use crate::model::{Change, Fence, Seq};
+use crate::state::{Open, Release};
 
 /// The executor as this floor sees it: it may be told and asked, nothing more. The floor above
 /// implements it, because a module uses only floors below its own.
@@ -13,16 +14,21 @@ pub trait Rim: Send + Sync + 'static {
     fn withdraw(&self, seq: Seq, fence: Fence) -> bool;
     /// What the attempt was withdrawn for did not happen.
     fn restore(&self, seq: Seq, fence: Fence);
-    /// Starts nothing of this epoch or an older one any more; returns attempts still in flight:
-    /// under way, or with an outcome that the log does not have yet.
-    fn release(&self, epoch: Epoch) -> usize;
-    /// For each of these attempts, named by the instant from which it may begin, whether it waits
-    /// here, is under way, or its outcome is on the way to the log. Unsure means yes.
-    fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool>;
+    /// Begins nothing more in some shards; returns what has begun there and is open still: under
+    /// way, or with an outcome that the log does not have yet.
+    fn release(&self, release: &Release) -> Vec<(Seq, Fence)>;
+    /// The log has reached a term: what leaders of older ones asked to be released, and did not
+    /// give away by then, is this node's again.
+    fn new_term(&self, term: u64);
+    /// For each of these attempts, whether it waits here, is under way, or its outcome is on the way
+    /// to the log. Unsure means yes.
+    fn knows(&self, open: &[Open]) -> Vec<bool>;
     /// The last moment (steady clock) at which a leader with a quorum was heard.
     fn renew_lease(&self, contact: Duration);
     /// Running ÷ capacity, 0…1.
     fn load(&self) -> f64;
+    /// For how long what has waited longest has been due.
+    fn queue_age(&self) -> Duration;
 }
 
 /// Nobody is there yet.
@@ -34,14 +40,18 @@ impl Rim for NoRim {
         false
     }
     fn restore(&self, _: Seq, _: Fence) {}
-    fn release(&self, _: Epoch) -> usize {
-        0
+    fn release(&self, _: &Release) -> Vec<(Seq, Fence)> {
+        Vec::new()
     }
-    fn knows(&self, open: &[(Time, Seq, Fence)]) -> Vec<bool> {
+    fn new_term(&self, _: u64) {}
+    fn knows(&self, open: &[Open]) -> Vec<bool> {
         vec![true; open.len()]
     }
     fn renew_lease(&self, _: Duration) {}
     fn load(&self) -> f64 {
         0.0
+    }
+    fn queue_age(&self) -> Duration {
+        Duration::ZERO
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::inner::Inner;
+use super::runner::blocking;
 use super::view::Scrubbed;
 use crate::log::{LogFault, LogScrub, Slice};
 use crate::model::Span;
@@ -161,10 +162,11 @@ async fn pass(inner: &Arc<Inner>, mut hurry: bool) {
         };
         loop {
             inner.scrub.at(walk.place());
-            let stepped = tokio::task::spawn_blocking(move || {
+            let step = move || {
                 let slice = walk.step();
                 (walk, slice)
-            });
+            };
+            let stepped = blocking(&*inner.runner, "scrubbing", step);
             // It catches panics over damaged pages itself; what else ends it ends the node.
             let Ok((back, slice)) = stepped.await else {
                 return found(inner, vec!["the scrub itself failed".to_owned()]);

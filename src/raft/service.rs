@@ -4,14 +4,19 @@ use bytes::Bytes;
 use std::sync::{Arc, PoisonError};
 
 use super::cluster::{Busy, Cluster};
+use super::duties;
 use super::inner::Inner;
+use super::members;
 use super::peer::{Answer, Handler, Self_};
 use super::proposer::Class;
 use super::receive::Received;
-use super::snapshots::{SnapshotData, received_attachment};
+use super::runner::blocking;
+use super::snapshots::SnapshotData;
 use super::types::Raft;
-use super::wire::{self, Chunk, Chunked, Join, Ping, Propose, Release, Status, Verdict, Withdraw};
-use crate::model::{Batch, decode, encode};
+use super::watchdog;
+use super::wire::{self, Chunk, Chunked, Join, Ordered, Ping, Propose, Status, Verdict, Withdraw};
+use crate::model::{Batch, NodeId, decode, encode};
+use crate::state::Release;
 
 /// Answers peers.
 pub(crate) struct Service(pub(crate) Arc<Inner>);
@@ -49,6 +54,7 @@ impl Handler for Service {
                 wire::STATUS => Ok(encode(&self.status())),
                 wire::JOIN => self.join(&body).await,
                 _ if !member => Err("this node is not in that cluster (yet)".into()),
+                wire::PING => self.ping(hello.from, &body),
                 _ => self.answer(kind, body).await,
             };
             if let Err(e) = &answered {
@@ -100,14 +106,17 @@ impl Service {
             }
             wire::VOTE => {
                 let request = wire::read_vote_request(&body).map_err(text)?;
+                self.may_vote(request.leadership_transfer)?;
                 Ok(wire::vote_response(&raft.vote(request).await.map_err(text)?).to_vec())
             }
             wire::PRE_VOTE => {
                 let request = wire::read_vote_request(&body).map_err(text)?;
+                self.may_vote(false)?;
                 Ok(wire::vote_response(&raft.pre_vote(request).await.map_err(text)?).to_vec())
             }
             wire::TRANSFER => {
                 let request = wire::read_transfer_request(&body).map_err(text)?;
+                self.0.refuse_votes();
                 raft.handle_transfer_leader(request)
                     .await
                     .map_err(text)?
@@ -115,14 +124,18 @@ impl Service {
                 Ok(Vec::new())
             }
             wire::SNAPSHOT => self.snapshot(raft, &body).await,
-            wire::PING => Ok(self.ping()),
             wire::VIEW => Ok(encode(&self.0.facts(true))),
             wire::PROPOSE => self.propose(&body).await,
             wire::BARRIER => self.barrier(raft).await,
             wire::WITHDRAW => self.withdraw(&body).await,
             wire::RELEASE => {
-                let Release { epoch } = decode(&body).map_err(text)?;
-                Ok(encode(&(self.0.rim.release(epoch) as u64)))
+                let release: Release = decode(&body).map_err(text)?;
+                Ok(encode(&self.0.rim.release(&release)))
+            }
+            wire::ORDER => {
+                let order = decode(&body).map_err(text)?;
+                let obeyed = members::obey(&self.0, order).await;
+                Ok(encode::<Result<Ordered, String>>(&obeyed))
             }
             wire::DUTY => {
                 let duty = decode(&body).map_err(text)?;
@@ -130,40 +143,70 @@ impl Service {
                 let answer = ran.map_err(|busy| !matches!(busy, Busy::NoLeader));
                 Ok(encode::<wire::Told>(&answer))
             }
+            wire::DRAIN => {
+                let drain = decode(&body).map_err(text)?;
+                let drained = Cluster(self.0.clone()).drain_here(drain).await;
+                Ok(encode::<wire::Asked>(&drained))
+            }
+            wire::LOOK => {
+                let looked = watchdog::look_here(&Cluster(self.0.clone())).await;
+                let told = looked.map(|h| (h.examined, h.handled));
+                let told = told.map_err(|busy| !matches!(busy, Busy::NoLeader));
+                Ok(encode::<wire::Looked>(&told))
+            }
             _ => Err(format!("request kind {kind} is unknown here")),
         }
     }
 
-    fn ping(&self) -> Vec<u8> {
-        encode(&Ping {
+    fn ping(&self, from: NodeId, body: &[u8]) -> Answered {
+        let Ping { facts, asks, .. } = decode(body).map_err(text)?;
+        let granted = self.0.grant(facts, asks);
+        let led = self.0.raft().and_then(duties::led);
+        let removed = led.filter(|_| !self.0.members().contains_key(&from));
+        Ok(encode(&Ping {
             facts: self.0.facts(false),
+            removed_in: removed.unwrap_or(0),
             wall_us: self.0.clock.raw_us(),
-        })
+            asks: false,
+            lease_age_us: granted.map(|age| age.as_micros() as u64),
+        }))
+    }
+
+    /// A vote must not bring about a leader that believes leases to be over that are not.
+    fn may_vote(&self, transfer: bool) -> Result<(), String> {
+        match !transfer && self.0.refuses_votes(self.0.clock.steady()) {
+            true => {
+                Err("this node has just started, or seen the lead handed over: no vote yet".into())
+            }
+            false => Ok(()),
+        }
     }
 
     async fn snapshot(&self, raft: &Raft, body: &[u8]) -> Answered {
         let chunk: Chunk = decode(body).map_err(text)?;
         let inner = self.0.clone();
         let vote = chunk.vote.into();
-        let received = tokio::task::spawn_blocking(move || {
+        let take = move || {
             let mut receiving = inner
                 .receiving
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             receiving.take(&inner.snapshots, &chunk)
-        });
+        };
+        let received = blocking(&*self.0.runner, "taking in a piece of a snapshot", take);
         let answer = match received.await.map_err(text)?.map_err(text)? {
             Received::Next => Chunked::Next,
             Received::Restart => Chunked::Restart,
-            Received::Whole(path) => {
-                let attachment = received_attachment(&path).map_err(text)?;
+            Received::Whole(name) => {
+                let attachment = self.0.snapshots.received_attachment(&name);
+                let attachment = attachment.map_err(text)?;
                 let meta = openraft::storage::SnapshotMeta {
                     last_log_id: attachment.applied(),
                     last_membership: attachment.members(),
                 };
                 let snapshot = openraft::storage::Snapshot {
                     meta,
-                    snapshot: SnapshotData::Received(path),
+                    snapshot: SnapshotData::Received(name),
                 };
                 let response = raft
                     .install_full_snapshot(vote, snapshot)

@@ -4,53 +4,46 @@
 //! lagging node needs it. A received one becomes a new store beside the old, which it replaces by
 //! its name once it is whole.
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, BufWriter, Write};
-use std::path::PathBuf;
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 
+use super::folder::Folder;
 use super::machine::attachment;
 use super::types::Attachment;
-use crate::state::{Image, RedbStore, State, read_attachment, write_snapshot};
+use crate::state::{Image, State, read_attachment, write_snapshot};
 
 /// The folder of a node's store.
 #[derive(Clone)]
-pub(crate) struct Snapshots(Arc<PathBuf>);
+pub(crate) struct Snapshots(Arc<dyn Folder>);
 
 const STORE: &str = "state.redb";
 const INSTALLING: &str = "state.installing";
+/// What is only on its way.
+const UNFINISHED: [&str; 2] = [".part", ".installing"];
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// A snapshot as openraft hands it around.
 pub(crate) enum SnapshotData {
-    /// Of this node's own store, and where it may be written.
-    Own {
-        image: Box<dyn Image>,
-        part: PathBuf,
-        index: u64,
-    },
-    /// Received, and complete.
-    Received(PathBuf),
+    /// Of this node's own store.
+    Own { image: Box<dyn Image>, index: u64 },
+    /// Received, and complete, under this name.
+    Received(String),
 }
 
 impl Snapshots {
-    /// Opens the folder, and clears what an interrupted snapshot left.
-    pub(crate) fn open(dir: PathBuf) -> io::Result<Snapshots> {
-        fs::create_dir_all(&dir)?;
-        for entry in fs::read_dir(&dir)? {
-            let path = entry?.path();
-            if path
-                .extension()
-                .is_some_and(|e| e == "part" || e == "installing")
-            {
-                fs::remove_file(path)?;
+    /// Clears what an interrupted snapshot left.
+    pub(crate) fn open(folder: Arc<dyn Folder>) -> io::Result<Snapshots> {
+        for name in folder.names()? {
+            if UNFINISHED.iter().any(|end| name.ends_with(end)) {
+                folder.remove(&name)?;
             }
         }
-        Ok(Snapshots(Arc::new(dir)))
+        Ok(Snapshots(folder))
     }
 
     /// Opens the store and the state in it, with what Raft wants to know.
     pub(crate) fn state(&self) -> io::Result<(State, Attachment)> {
-        let store = RedbStore::open(&self.0.join(STORE)).map_err(io::Error::other)?;
+        let store = self.0.store(STORE).map_err(io::Error::other)?;
         let (state, bytes) = State::open(Box::new(store)).map_err(io::Error::other)?;
         let attachment = if bytes.is_empty() {
             Attachment::default()
@@ -60,70 +53,86 @@ impl Snapshots {
         Ok((state, attachment))
     }
 
-    /// Where a snapshot is written on its way.
-    pub(crate) fn part(&self, name: &str) -> PathBuf {
-        self.0.join(format!("{name}.part"))
+    /// Begins a file for a snapshot that comes in.
+    pub(crate) fn receive(&self, index: u64) -> io::Result<(String, Box<dyn Write + Send>)> {
+        let name = format!("receive-{index}.part");
+        let file = self.0.create(&name)?;
+        Ok((name, file))
     }
 
     /// Makes a received snapshot this node's store. What was the store before is gone when the
     /// state that holds it is dropped.
-    pub(crate) fn install(&self, received: &PathBuf) -> io::Result<(State, Attachment)> {
+    pub(crate) fn install(&self, received: &str) -> io::Result<(State, Attachment)> {
         self.install_by_steps(received, &mut |_| {})
     }
 
     /// The same; `reached` is told of each step that the disk may be found at.
     fn install_by_steps(
         &self,
-        received: &PathBuf,
+        received: &str,
         reached: &mut dyn FnMut(&'static str),
     ) -> io::Result<(State, Attachment)> {
         reached("received");
-        let fresh = self.0.join(INSTALLING);
-        if fresh.exists() {
-            fs::remove_file(&fresh)?;
+        if self.0.names()?.iter().any(|name| name == INSTALLING) {
+            self.0.remove(INSTALLING)?;
         }
-        let store = RedbStore::open(&fresh).map_err(io::Error::other)?;
+        let store = self.0.store(INSTALLING).map_err(io::Error::other)?;
         reached("made an empty store");
-        let mut reader = BufReader::with_capacity(1 << 20, File::open(received)?);
+        let mut reader = BufReader::with_capacity(BUFFER_BYTES, self.0.open(received)?);
         let restored = State::restore(&mut reader, Box::new(store)).map_err(io::Error::other)?;
         reached("filled it");
-        fs::rename(&fresh, self.0.join(STORE))?;
+        self.0.rename(INSTALLING, STORE)?;
         reached("gave it its name");
-        File::open(&*self.0)?.sync_all()?;
-        fs::remove_file(received)?;
+        self.0.sync()?;
+        self.0.remove(received)?;
         reached("removed what was received");
         let (state, bytes) = restored;
         Ok((state, attachment(&bytes)?))
     }
-}
 
-/// What a received file carries for Raft.
-pub(crate) fn received_attachment(path: &PathBuf) -> io::Result<Attachment> {
-    let bytes = read_attachment(&mut BufReader::new(File::open(path)?));
-    attachment(&bytes.map_err(io::Error::other)?)
-}
+    /// What a received file carries for Raft.
+    pub(crate) fn received_attachment(&self, received: &str) -> io::Result<Attachment> {
+        let bytes = read_attachment(&mut BufReader::new(self.0.open(received)?));
+        attachment(&bytes.map_err(io::Error::other)?)
+    }
 
-/// Writes a snapshot out, to be sent.
-pub(crate) fn write_out(data: SnapshotData) -> io::Result<(PathBuf, u64)> {
-    let SnapshotData::Own { image, part, index } = data else {
-        return Err(io::Error::other(
-            "a received snapshot is installed, not sent on",
-        ));
-    };
-    let mut writer = BufWriter::with_capacity(1 << 20, File::create(&part)?);
-    write_snapshot(&*image, &mut writer).map_err(io::Error::other)?;
-    writer.flush()?;
-    Ok((part, index))
+    /// Writes a snapshot of this node's own store out; returns its name.
+    pub(crate) fn write_out(&self, data: SnapshotData) -> io::Result<(String, u64)> {
+        let SnapshotData::Own { image, index } = data else {
+            return Err(io::Error::other(
+                "a received snapshot is installed, not sent on",
+            ));
+        };
+        let name = format!("send-{index}.part");
+        let mut writer = BufWriter::with_capacity(BUFFER_BYTES, self.0.create(&name)?);
+        write_snapshot(&*image, &mut writer).map_err(io::Error::other)?;
+        writer.flush()?;
+        Ok((name, index))
+    }
+
+    /// The same, to be read: the file lives as long as that takes.
+    pub(crate) fn to_send(&self, data: SnapshotData) -> io::Result<(Box<dyn Read + Send>, u64)> {
+        let (name, index) = self.write_out(data)?;
+        let file = self.0.open(&name)?;
+        self.0.remove(&name)?;
+        Ok((file, index))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{Batch, By, Event, Http, Key, Spec, Submit, Target, Time, When, encode};
+    use crate::raft::folder::Directory;
     use crate::raft::types::log_id;
     use crate::state::StateHash;
     use std::collections::BTreeMap;
+    use std::fs;
     use std::path::Path;
+
+    fn over(dir: &Path) -> Snapshots {
+        Snapshots::open(Arc::new(Directory::open(dir.to_owned()).unwrap())).unwrap()
+    }
 
     fn submit(n: u64) -> Event {
         let http = Http {
@@ -149,7 +158,7 @@ mod tests {
 
     /// A folder whose store holds the tasks of so many entries; its state is not kept open.
     fn folder(dir: &Path, entries: u64) -> StateHash {
-        let snapshots = Snapshots::open(dir.to_owned()).unwrap();
+        let snapshots = over(dir);
         let (mut state, _) = snapshots.state().unwrap();
         for index in 1..=entries {
             let events = (0..40).map(|n| submit(index * 100 + n)).collect();
@@ -181,7 +190,7 @@ mod tests {
     /// What a node finds that starts on a folder: its state's index and hash, what Raft is told,
     /// and the files that are left.
     fn found(dir: &Path) -> (u64, StateHash, u64, usize) {
-        let snapshots = Snapshots::open(dir.to_owned()).unwrap();
+        let snapshots = over(dir);
         let (state, attachment) = snapshots.state().unwrap();
         let told = attachment.applied().map_or(0, |id| id.index());
         let files = fs::read_dir(dir).unwrap().count();
@@ -195,27 +204,29 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (ours, theirs) = (root.path().join("ours"), root.path().join("theirs"));
         let (old, new) = (folder(&ours, 3), folder(&theirs, 9));
-        let sender = Snapshots::open(theirs).unwrap();
+        let sender = over(&theirs);
         let (sending, _) = sender.state().unwrap();
         let (image, _, index) = sending.image().unwrap().unwrap();
-        let part = sender.part("send");
-        let (sent, _) = write_out(SnapshotData::Own { image, part, index }).unwrap();
-        let whole = fs::read(&sent).unwrap();
+        let (sent, _) = sender
+            .write_out(SnapshotData::Own { image, index })
+            .unwrap();
+        let whole = fs::read(theirs.join(sent)).unwrap();
 
-        let receiver = Snapshots::open(ours.clone()).unwrap();
+        let receiver = over(&ours);
         let live = receiver.state().unwrap();
-        let received = receiver.part("receive-9");
+        let received = "receive-9.part";
+        let file = ours.join(received);
         // Cut off while it came in, or damaged on the way: it is not taken.
         for length in (0..whole.len()).step_by(whole.len() / 23 + 1) {
-            fs::write(&received, &whole[..length]).unwrap();
-            assert!(receiver.install(&received).is_err(), "{length} bytes");
+            fs::write(&file, &whole[..length]).unwrap();
+            assert!(receiver.install(received).is_err(), "{length} bytes");
             let killed = root.path().join(format!("cut-{length}"));
             copy(&ours, &killed);
             assert_eq!(found(&killed), (3, old, 3, 1), "{length} bytes");
         }
-        fs::write(&received, &whole).unwrap();
+        fs::write(&file, &whole).unwrap();
         let mut steps = Vec::new();
-        let installed = receiver.install_by_steps(&received, &mut |step| {
+        let installed = receiver.install_by_steps(received, &mut |step| {
             copy(&ours, &root.path().join(step));
             steps.push(step);
         });

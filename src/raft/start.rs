@@ -6,19 +6,23 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cluster::Cluster;
+use super::folder::Folder;
 use super::form::{Candidate, Formed, Origin, form};
 use super::inner::{Inner, Retention};
+use super::lease::Leases;
 use super::machine::{Folded, Machine};
 use super::network::Factory;
-use super::peer::{Network, Peers, Secret, Self_};
+use super::peer::{Listener, Network, Peers, Secret, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
 use super::room::{self, Room, Watermark};
+use super::runner::{Runner, blocking};
 use super::scrub::{self, ScrubPace, Scrubbing};
 use super::sending::Sending;
 use super::service::Service;
@@ -29,7 +33,7 @@ use super::types::{Member, Raft};
 use super::upkeep::Cadence;
 use super::view::Registry;
 use super::watchdog::Watch;
-use super::{duties, heartbeat, peer, upkeep};
+use super::{duties, heartbeat, operate, peer, upkeep};
 use crate::log::{Identity, LogFault, LogStore};
 use crate::model::{Clock, NodeId};
 use crate::state::Shared;
@@ -46,8 +50,11 @@ pub struct Options {
     /// How this node is reached, as the others are told.
     pub peer_address: String,
     pub http_address: String,
-    pub listener: tokio::net::TcpListener,
+    pub listener: Box<dyn Listener>,
     pub network: Arc<dyn Network>,
+    /// Where the store lies, and snapshots on their way.
+    pub folder: Arc<dyn Folder>,
+    pub runner: Arc<dyn Runner>,
     pub secret: Option<String>,
     pub origin: Origin,
     pub timing: Timing,
@@ -58,6 +65,8 @@ pub struct Options {
     /// Submits a second of one application; 0 for no such bound.
     pub app_rate: u32,
     pub disk: Watermark,
+    /// A node that was not heard for so long is listed as dead.
+    pub node_timeout: Duration,
     pub clock: Arc<dyn Clock>,
     /// Called when the node must stop; it does not come back.
     pub fault: Arc<dyn Fn(String) + Send + Sync>,
@@ -100,9 +109,14 @@ pub async fn start(
 ) -> Result<Running, StartError> {
     let tasks = TaskTracker::new();
     let folded = Arc::new(Folded::new(&options.cadence));
-    let snapshots = Snapshots::open(options.dir.join("state"))?;
+    let snapshots = Snapshots::open(options.folder.clone())?;
     let me = (options.identity.node, options.identity.boot);
-    let mut machine = Machine::open(snapshots.clone(), folded.clone(), me)?;
+    let mut machine = Machine::open(
+        snapshots.clone(),
+        folded.clone(),
+        options.runner.clone(),
+        me,
+    )?;
     let purged = options.log.bounds().purged.map_or(0, |at| at.index);
     if purged > machine.applied_index() {
         return Err(StartError::Store {
@@ -112,12 +126,16 @@ pub async fn start(
     }
     let rim = rim(machine.state());
     machine.set_rim(rim.clone());
+    let opened_at = options.log.bounds().last.map_or(0, |at| at.index);
+    machine.measure(opened_at, options.clock.clone());
     let new = options.log.bounds().last.is_none() && machine.is_new();
     let secret = Secret::new(options.secret.as_deref());
     let (inner, listener, origin) = build(options, &machine, folded, snapshots, rim, &secret);
+    if !new {
+        inner.refuse_votes();
+    }
     let service = Arc::new(Service(inner.clone()));
-    let means = (inner.peers.network(), secret);
-    tasks.spawn(peer::serve(listener, service, means, inner.stop.clone()));
+    tasks.spawn(peer::serve(listener, service, secret, inner.stop.clone()));
 
     let first = match new {
         true => become_member(&inner, &origin).await?,
@@ -151,7 +169,7 @@ fn build(
     snapshots: Snapshots,
     rim: Arc<dyn Rim>,
     secret: &Secret,
-) -> (Arc<Inner>, tokio::net::TcpListener, Origin) {
+) -> (Arc<Inner>, Box<dyn Listener>, Origin) {
     let me = Self_ {
         cluster: options.identity.cluster,
         node: options.identity.node,
@@ -186,11 +204,18 @@ fn build(
         peers: Arc::new(Peers::new(me, secret.clone(), options.network)),
         proposer: Arc::new(proposer),
         registry: Registry::default(),
+        leases: Leases::default(),
+        votes_from_us: AtomicU64::new(0),
+        leaving: AtomicBool::new(false),
+        drained: AtomicBool::new(false),
+        node_timeout: options.node_timeout,
+        beat: Notify::new(),
         rim,
         snapshots,
         sending: Sending::new(options.clock.clone()),
         receiving: Mutex::new(Receiving::default()),
         skewed: AtomicBool::new(false),
+        removed: OnceLock::new(),
         skew_us: AtomicI64::new(0),
         lead_us: AtomicU64::new(0),
         checkpoint: AtomicU64::new(0),
@@ -201,6 +226,7 @@ fn build(
         checkpoint_at_ms: AtomicU64::new(options.clock.steady().as_millis() as u64),
         clock: options.clock,
         fault: options.fault,
+        runner: options.runner,
         stop: CancellationToken::new(),
     };
     (Arc::new(inner), options.listener, options.origin)
@@ -260,6 +286,8 @@ async fn run_raft(inner: &Inner, machine: Machine) -> Result<Raft, StartError> {
         Factory {
             peers: inner.peers.clone(),
             sending: inner.sending.clone(),
+            snapshots: inner.snapshots.clone(),
+            runner: inner.runner.clone(),
         },
         Storage(inner.log.clone()),
         machine,
@@ -271,13 +299,23 @@ async fn run_raft(inner: &Inner, machine: Machine) -> Result<Raft, StartError> {
 }
 
 impl Running {
-    /// Gives the lead away, if this node has it, and stands for no election any more. Returns
-    /// when another leader is known, or after `within`.
+    /// Gives its shards away, and then the lead, if this node has it; it stands for no election
+    /// any more. Returns when others have them, or after `within` for each. What it has begun goes
+    /// on here.
     pub async fn hand_over(&self, within: Duration) {
         let inner = &self.cluster.0;
         let Some(raft) = inner.raft() else { return };
         raft.runtime_config().elect(false);
-        if inner.leader() != Some(inner.node) || inner.voters().len() < 2 {
+        if inner.voters().iter().all(|id| *id == inner.node) {
+            return;
+        }
+        if tokio::time::timeout(within, operate::resign(inner))
+            .await
+            .is_err()
+        {
+            tracing::warn!("nobody took the shards in time");
+        }
+        if inner.leader() != Some(inner.node) {
             return;
         }
         if !duties::hand_over(inner, raft).await {
@@ -312,7 +350,7 @@ impl Running {
             tracing::warn!("some tasks did not end in time");
         }
         let log = inner.log.clone();
-        // A join error means that closing panicked, which the log has reported itself.
-        let _ = tokio::task::spawn_blocking(move || log.close()).await;
+        // An error means that closing panicked, which the log has reported itself.
+        let _ = blocking(&*inner.runner, "closing the log", move || log.close()).await;
     }
 }

@@ -8,6 +8,7 @@ use std::ops::{Bound, RangeBounds};
 use tokio::sync::oneshot;
 
 use super::types::{Entry, LogId, Types, Vote, VoteBytes, from_log, log_id, position, to_log};
+use crate::bugs::{self, Bug};
 use crate::log::LogStore;
 use crate::model::{decode, encode};
 
@@ -89,6 +90,9 @@ impl RaftLogStorage<Types> for Storage {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if bugs::on(Bug::VoteNotSaved) {
+            return Ok(());
+        }
         let bytes = Bytes::from(encode(&VoteBytes::from(vote)));
         self.written(|done| self.0.save_vote(bytes, done)).await
     }
@@ -121,7 +125,10 @@ impl RaftLogStorage<Types> for Storage {
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.written(|done| self.0.purge(position(&upto), done))
-            .await
+        let upto = match bugs::on(Bug::PurgeBeyondCheckpoint) {
+            true => self.0.bounds().last.unwrap_or(position(&upto)),
+            false => position(&upto),
+        };
+        self.written(|done| self.0.purge(upto, done)).await
     }
 }

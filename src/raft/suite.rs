@@ -5,7 +5,9 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use std::sync::Arc;
 use tempfile::TempDir;
 
+use super::folder::Directory;
 use super::machine::{Folded, Machine};
+use super::runner::Threads;
 use super::snapshots::Snapshots;
 use super::storage::Storage;
 use super::types::Types;
@@ -26,10 +28,12 @@ impl StoreBuilder<Types, Storage, Machine, TempDir> for Stores {
         let dir = tempfile::tempdir().map_err(failed)?;
         let log = LogStore::open(dir.path(), self.0)
             .map_err(|e| failed(std::io::Error::other(e.to_string())))?;
-        let snapshots = Snapshots::open(dir.path().join("snapshots")).map_err(failed)?;
+        let folder = Directory::open(dir.path().join("snapshots")).map_err(failed)?;
+        let snapshots = Snapshots::open(Arc::new(folder)).map_err(failed)?;
         let machine = Machine::open(
             snapshots,
             Arc::new(Folded::new(&Cadence::default())),
+            Arc::new(Threads),
             (1, 1),
         )
         .map_err(failed)?;

@@ -56,6 +56,16 @@ impl Timing {
         }
     }
 
+    /// An owner is given up so long after the contact on which its last lease rests: the lease and
+    /// the margin, and then about as long as a busy machine holds up a heartbeat, because to move
+    /// shards to and fro costs more than to wait. No longer than the loss of a leader takes.
+    pub(crate) const fn lost_after(self) -> Duration {
+        match self {
+            Timing::Steady => Duration::from_millis(2_500),
+            Timing::Fast => Duration::from_millis(500),
+        }
+    }
+
     pub(crate) fn config(self, cluster: u128) -> openraft::Config {
         let millis = |d: Duration| d.as_millis() as u64;
         let (shortest, longest) = self.election();

@@ -18,6 +18,7 @@ openraft::declare_raft_types!(
         D = Payload,
         R = Reply,
         Node = Member,
+        AsyncRuntime = super::chance::Runtime,
 );
 
 pub(crate) type Raft = openraft::Raft<Types, Machine>;

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use super::cluster::Busy;
 use super::inner::Inner;
 use super::lifecycle::{self, Duty, Handled};
 use super::margin::Margin;
+use super::runner::blocking;
 use super::types::Raft;
 use crate::model::Span;
 use crate::state::StoreFault;
@@ -25,10 +27,6 @@ const LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// A checkpoint that was asked for begins by then, or is asked for again.
 const BEGINS_WITHIN: Duration = Duration::from_millis(100);
-
-/// So far ahead is loaded whatever memory it takes: longer than it takes until the next look, and
-/// than any lead.
-const SOON: Span = Span::seconds(5);
 
 /// When the state goes to the store, what of the log stays behind it, and how far ahead of its
 /// time a task comes back.
@@ -57,8 +55,8 @@ pub struct Cadence {
 impl Default for Cadence {
     /// Replaying 64 MiB takes about a second, and 100,000 tasks take about as much and 100 MiB of
     /// memory. A follower that was restarted is 10,000 behind at most. A start walks through the
-    /// log's file, and so through the bytes that are kept. Two minutes are two of the pieces in
-    /// which the store keeps what is due, and 256 MiB have room for sixteen million tasks.
+    /// log's file, and so through the bytes that are kept. 256 MiB
+    /// have room for sixteen million tasks.
     fn default() -> Cadence {
         Cadence {
             entries: 100_000,
@@ -74,12 +72,12 @@ impl Default for Cadence {
     }
 }
 
-/// Renews the dispatch lease from what Raft knows of its quorum. Nothing is renewed while the
+/// On the leader, renews its own dispatch lease and notes what it may grant to others, from what
+/// Raft knows of its quorum. Nothing is renewed while the
 /// clock of this node is off, nor from an acknowledgement older than a suspension.
 pub(crate) async fn leases(inner: Arc<Inner>, raft: Raft) {
     let mut ticks = tokio::time::interval(inner.timing.owner_lease() / LOOKS_PER_LEASE);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    #[allow(clippy::disallowed_methods)]
     // What stands still in suspension, to be compared with what does not.
     let (started, steady_started) = (Instant::now(), inner.clock.steady());
     let mut suspended = Duration::ZERO;
@@ -100,13 +98,16 @@ pub(crate) async fn leases(inner: Arc<Inner>, raft: Raft) {
             continue;
         }
         if let Some(age) = quorum_age(&inner, &raft) {
-            inner.rim.renew_lease(steady.saturating_sub(age));
+            let contact = steady.saturating_sub(age);
+            inner.leases.quorum(contact);
+            inner.rim.renew_lease(contact);
         }
     }
 }
 
 /// How long ago this node, as leader, last knew of a quorum behind it.
 fn quorum_age(inner: &Inner, raft: &Raft) -> Option<Duration> {
+    #[allow(clippy::disallowed_methods)] // Looked at again and again.
     let leader = raft.as_leader().ok()?;
     if inner.voters() == [inner.node] {
         return Some(Duration::ZERO);
@@ -130,23 +131,23 @@ pub(crate) async fn window(inner: Arc<Inner>) {
 /// # Errors
 /// The store cannot be read; the node ends.
 pub(crate) async fn load(inner: &Inner) -> Result<Handled, Busy> {
-    let now = inner.clock.wall();
-    let (soon, until) = (now.plus(SOON), now.plus(inner.cadence.window));
+    let until = inner.clock.wall().plus(inner.cadence.window);
     let budget = inner.cadence.window_bytes as usize;
     let (state, stop) = (inner.state.clone(), inner.stop.clone());
-    let loaded = tokio::task::spawn_blocking(move || {
+    let load = move || {
         let mut tasks = 0;
         // In pieces: the fold goes on between them.
         while !stop.is_cancelled() {
-            let loaded = state.write(|state| state.load_ahead(soon, until, budget))?;
+            let loaded = state.write(|state| state.load_ahead(until, budget))?;
             tasks += loaded.tasks as u64;
             if loaded.done {
                 break;
             }
         }
         Ok::<u64, StoreFault>(tasks)
-    });
-    let tasks = inner.must(loaded.await.map_err(|_| Busy::Fault)?);
+    };
+    let loaded = blocking(&*inner.runner, "loading ahead", load).await;
+    let tasks = inner.must(loaded.map_err(|_| Busy::Fault)?);
     Ok(Handled {
         examined: tasks,
         handled: tasks,

@@ -26,6 +26,13 @@ pub(crate) struct Facts {
     pub(crate) scrub: Scrubbed,
     /// Its disk is nearly full.
     pub(crate) low: bool,
+    /// It wants to own nothing: it is about to stop, or its clock is off.
+    pub(crate) resigns: bool,
+    /// How long triggers take from their proposal until this node has folded them, µs: a high
+    /// percentile of the last ones; zero: there were none.
+    pub(crate) lag_us: u32,
+    /// For how long what has waited longest at a target has been due.
+    pub(crate) queue_age_ms: u64,
 }
 
 /// What a node's scrub has done since the node started.
@@ -160,6 +167,10 @@ pub struct NodeView {
     pub alive: bool,
     /// 0…1.
     pub load: f64,
+    /// For how long what has waited longest at a target has been due.
+    pub queue_age_ms: u64,
+    /// It is to own nothing: it was drained, is about to stop, or its clock is off.
+    pub resigns: bool,
     pub last_applied: u64,
     pub checkpoint: u64,
     pub clock_skew_ms: i64,

@@ -13,7 +13,7 @@ use super::types::{
 };
 use super::view::Facts;
 use crate::log;
-use crate::model::{CodecError, Epoch, Fence, NodeId, Outcome, Seq, decode, encode};
+use crate::model::{CodecError, Fence, NodeId, Outcome, Seq, decode, encode};
 
 /// Declares the kinds of requests in one place.
 macro_rules! kinds {
@@ -34,7 +34,10 @@ kinds! {
     WITHDRAW = 22,
     RELEASE = 23,
     JOIN = 24,
+    ORDER = 25,
     DUTY = 30,
+    LOOK = 31,
+    DRAIN = 33,
 }
 
 /// What a node says of itself before there is a cluster.
@@ -49,12 +52,37 @@ pub(crate) struct Status {
     pub(crate) members: Vec<(NodeId, u128)>,
 }
 
+/// What an operator wants of the members; the leader does it.
+#[derive(Clone, Debug, Encode, Decode)]
+pub(crate) enum Order {
+    Remove { id: NodeId },
+    Replace { old: NodeId, new: Join },
+    Lead { to: Option<NodeId> },
+}
+
+/// What became of an order that was not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Ordered {
+    Done,
+    /// The leader was itself to go, and has handed over: it is for the next one.
+    Passed,
+    /// Nothing was done.
+    NotLeader,
+}
+
 /// Soft state that rides on heartbeats.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct Ping {
     pub(crate) facts: Facts,
+    /// In an answer: the term in which its sender leads a cluster that has no such member as the
+    /// one who asks; else 0.
+    pub(crate) removed_in: u64,
     /// The sender's wall clock, µs.
     pub(crate) wall_us: u64,
+    /// In a call: the sender asks for a dispatch lease.
+    pub(crate) asks: bool,
+    /// In an answer: it has one, by a quorum that the leader knew of so many µs ago.
+    pub(crate) lease_age_us: Option<u64>,
 }
 
 /// Events on their way to the leader.
@@ -95,12 +123,6 @@ pub(crate) struct Withdraw {
     pub(crate) fence: Fence,
     /// An encoded `Batch` of one event.
     pub(crate) event: Vec<u8>,
-}
-
-/// Asks a former owner to let go.
-#[derive(Clone, Copy, Debug, Encode, Decode)]
-pub(crate) struct Release {
-    pub(crate) epoch: Epoch,
 }
 
 /// Asks the leader to take a node in.
@@ -243,6 +265,12 @@ pub(crate) fn read_transfer_request(
 /// How a duty that was asked for went; an error says whether something may have happened.
 pub(crate) type Told = Result<Ran, bool>;
 
+/// What became of what an operator asked for; an error says why not.
+pub(crate) type Asked = Result<(), String>;
+
+/// How a node's own look for lost attempts went: how many it examined and handed out.
+pub(crate) type Looked = Result<(u64, u64), bool>;
+
 /// A piece of a snapshot on its way.
 #[derive(Clone, Debug, Encode, Decode)]
 pub(crate) struct Chunk {
@@ -291,6 +319,6 @@ pub(crate) fn read_anything(bytes: &[u8]) {
     let _ = decode::<Propose>(bytes);
     let _ = decode::<Verdict>(bytes);
     let _ = decode::<Withdraw>(bytes);
-    let _ = decode::<Release>(bytes);
+    let _ = decode::<crate::state::Release>(bytes);
     let _ = decode::<Join>(bytes);
 }

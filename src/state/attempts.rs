@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::record::NewRow;
 use super::{Entry, State};
+use crate::bugs::{self, Bug};
 use crate::model::limits::{OUTCOME_GRACE, TRIGGER_MAX};
 use crate::model::{
     Accepted, AttemptEnd, Decision, Done, Failed, Fence, NodeId, Outcome, Refusal, RowKind, Seq,
@@ -45,6 +46,9 @@ impl State {
     }
 
     fn deadline(&mut self, entry: Entry, seq: Seq) {
+        if bugs::on(Bug::DeadlineIgnored) {
+            return;
+        }
         let Some(task) = self.table.task(seq) else {
             return;
         };
@@ -154,9 +158,17 @@ impl State {
         };
         let tries = task.tries.saturating_add(1);
         let policy = self.spec(seq).map(|spec| spec.retry()).unwrap_or_default();
-        let next = from.plus(policy.delay(tries, seq).max(not_before));
+        let drawn = match bugs::on(Bug::RandomJitter) {
+            true => Seq(bugs::any_number(seq.0)),
+            false => seq,
+        };
+        let next = match bugs::on(Bug::BackoffIgnored) {
+            true => from,
+            false => from.plus(policy.delay(tries, drawn).max(not_before)),
+        };
         let too_old = policy.max_age.is_some_and(|age| next > task.due.plus(age));
-        if tries >= policy.attempts() || too_old {
+        let allowed = policy.attempts() + u32::from(bugs::on(Bug::OneRetryTooMany));
+        if tries >= allowed || too_old {
             let why = match too_old && tries < policy.attempts() {
                 true => format!("{error}; the next attempt would come after max_age").into(),
                 false => error,
@@ -189,9 +201,9 @@ impl State {
 
     /// Whether this attempt holds the task and is still open.
     pub(super) fn held(&self, seq: Seq, fence: Fence) -> bool {
-        self.table
-            .task(seq)
-            .is_some_and(|task| task.fence == fence && task.stage.is_open())
+        self.table.task(seq).is_some_and(|task| {
+            (task.fence == fence || bugs::on(Bug::FenceUnchecked)) && task.stage.is_open()
+        })
     }
 
     pub(super) fn stage(&self, seq: Seq) -> Option<Stage> {

@@ -87,13 +87,14 @@ impl State {
     fn audit_keys(&self, label: Option<Label>, mut expected: Vec<(Key, Seq)>) {
         expected.sort_unstable();
         let mut walked: Vec<(Key, Seq)> = Vec::new();
+        let mut after = None;
         loop {
-            let after = walked.last().map(|(key, _)| key);
-            let piece = self.table.keys_after(label, after, PIECE).unwrap();
-            if piece.is_empty() {
+            let piece = self.table.keys_after(label, after.as_ref(), PIECE).unwrap();
+            walked.extend(piece.keys);
+            after = piece.next;
+            if after.is_none() {
                 break;
             }
-            walked.extend(piece);
         }
         assert_eq!(walked, expected, "the index of keys with {label:?}");
     }

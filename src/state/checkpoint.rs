@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 
-use super::layer::{Layer, minute};
+use super::layer::Layer;
 use super::record::Record;
 use super::store::{Image, Saved, Store, StoreScrub, Writer};
 use super::{State, StoreFault};
+use crate::bugs::{self, Bug};
 use crate::model::{Seq, Time};
 
 /// A checkpoint on its way: written on whatever thread, then handed back.
@@ -47,7 +48,7 @@ impl Checkpoint {
 pub struct Loaded {
     /// Entries that were put into the queue.
     pub tasks: usize,
-    /// Nothing is left to load.
+    /// Nothing is left to load, or nothing more may be.
     pub done: bool,
 }
 
@@ -66,6 +67,9 @@ impl State {
         };
         state.core = saved.core;
         state.hashes = saved.hashes.into();
+        if bugs::on(Bug::WheelNotRebuilt) {
+            state.table.horizon = Some((Time(u64::MAX), Seq(u64::MAX)));
+        }
         state.table.counts = saved.counts;
         state.table.hash = saved.hash;
         for seq in state.table.store.open()? {
@@ -93,8 +97,10 @@ impl State {
     }
 
     fn saved(&self, attachment: Vec<u8>) -> Saved {
+        let mut core = self.core.clone();
+        core.applied += u64::from(bugs::on(Bug::CheckpointIndex));
         Saved {
-            core: self.core.clone(),
+            core,
             counts: self.table.counts.clone(),
             hash: self.table.hash,
             hashes: self.hashes.iter().copied().collect(),
@@ -142,30 +148,20 @@ impl State {
         self.dirty() + self.table.clean[0].len() + self.table.known.len()
     }
 
-    /// Puts what waits until an instant into the queue ahead of its time, a piece of it. When the queue has more bytes than `budget`, only what waits until
-    /// `soon` is: a fold that needs it would have to read it all at once.
+    /// Puts what waits until an instant into the queue ahead of its time, a piece of it; nothing
+    /// while the queue has more bytes than `budget`. What was left out is read by the triggers that
+    /// need it, no more than they need.
     ///
     /// # Errors
     /// The store cannot be read; the node must stop.
-    pub fn load_ahead(
-        &mut self,
-        soon: Time,
-        until: Time,
-        budget: usize,
-    ) -> Result<Loaded, StoreFault> {
-        let until = match self.table.waiting.memory() < budget {
-            true => until,
-            false => soon,
-        };
-        let to = minute(until).saturating_add(1);
-        let (tasks, done) = match self.table.first_far_minute()? {
-            Some(next) if next < to => (self.table.reach_piece(next)?, false),
-            _ => {
-                self.table.reach(to)?;
-                (0, true)
-            }
-        };
-        Ok(Loaded { tasks, done })
+    pub fn load_ahead(&mut self, until: Time, budget: usize) -> Result<Loaded, StoreFault> {
+        if self.table.waiting.memory() >= budget {
+            return Ok(Loaded {
+                tasks: 0,
+                done: true,
+            });
+        }
+        self.table.reach_piece(until)
     }
 
     /// A snapshot of this moment, made of all generations without changing any.

@@ -11,21 +11,8 @@ use super::label::{Label, labels};
 use super::past::Past;
 use super::record::Record;
 use super::{Class, Mark};
+use crate::bugs::{self, Bug};
 use crate::model::{Key, Row, Seq, Stage, Task, Time};
-
-/// Minutes since 1970: how the store orders what is due, and how far the wheel reaches.
-pub type Minute = u32;
-
-/// Milliseconds in a minute.
-pub(crate) const MINUTE_MS: u64 = 60_000;
-
-/// The minute an instant lies in. Instants end with the year 9999, long before the last minute; there
-/// is always one after it.
-pub(crate) fn minute(at: Time) -> Minute {
-    u32::try_from(at.0 / MINUTE_MS)
-        .unwrap_or(u32::MAX)
-        .min(u32::MAX - 1)
-}
 
 /// The index under which the store keeps a record: a function of its stage and instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +64,7 @@ pub struct Layer {
     /// Tasks that became final, by class. An entry counts only while its record agrees.
     pub(crate) finished: [BTreeSet<(Time, Seq)>; 2],
     /// Waiting tasks beyond the horizon. An entry counts only while its record agrees.
-    pub(crate) far: BTreeMap<Minute, Vec<(Time, Seq)>>,
+    pub(crate) far: BTreeSet<(Time, Seq)>,
 }
 
 impl Layer {
@@ -104,6 +91,9 @@ impl Layer {
 
     /// Takes note of what became of a task's labels when its spec changed.
     pub(crate) fn relabel(&mut self, old_spec: &[u8], task: &Task) {
+        if bugs::on(Bug::LabelIndexForgotten) {
+            return;
+        }
         let (old, new) = (labels(old_spec), labels(&task.spec));
         for label in old.iter().filter(|label| !new.contains(label)) {
             self.labels.insert((*label, task.key.clone()), None);
@@ -133,6 +123,12 @@ impl Layer {
             .take(max)
             .map(|((_, key), seq)| (key.clone(), *seq))
             .collect()
+    }
+
+    /// Whether this generation leaves a task in a final stage: only for [`bugs`].
+    pub(crate) fn is_final(&self, seq: Seq) -> bool {
+        let now = self.cells.get(&seq).and_then(|cell| cell.now.as_ref());
+        now.is_some_and(|record| record.task.stage.is_final())
     }
 
     /// Takes in what stays of a dropped task.

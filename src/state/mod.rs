@@ -11,7 +11,7 @@
 //!              tasks.rs   submit, cancel, change, run, complete
 //!              attempts.rs trigger, started, accepted, done, failed, deadlines
 //!              apps.rs    pause, resume
-//!              owners.rs  assign   retention.rs  retire, past.rs  what stays   progress.rs  how far
+//!              owners.rs  assign, again   retention.rs  retire, past.rs  what stays   progress.rs  how far
 //! ```
 //!
 //! Everything goes through `table::Table`, the one place where a record changes: it keeps the
@@ -52,6 +52,7 @@ use bincode::{Decode, Encode};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use crate::bugs::{self, Bug};
 use crate::model::limits::{HASH_EVERY, HASHES_KEPT, RETIRE_MAX, SHARDS_DEFAULT, TRIGGER_MAX};
 use crate::model::{
     Batch, Boot, By, Change, Epoch, Event, Fence, NodeId, Outcome, Paused, RowKind,
@@ -61,11 +62,11 @@ use crate::model::{Seq, Shard, Time};
 pub use checkpoint::{Checkpoint, Imaged, Loaded};
 pub use hash::StateHash;
 pub use label::Label;
-pub use layer::{Cell, Layer, Minute, Place};
-pub use owners::Open;
+pub use layer::{Cell, Layer, Place};
+pub use owners::{Open, Release};
 pub use past::{History, Past, PastSize, past_surplus, walk_histories};
 pub use progress::Committed;
-pub use read::{Dispatch, Filter, Page};
+pub use read::{Dispatch, Filter, Listing, Page};
 pub use record::Record;
 pub use shared::Shared;
 pub use snapshot::{SnapshotError, read_attachment, write_snapshot};
@@ -205,11 +206,11 @@ impl State {
                 }
                 Event::Assign(e) => {
                     let total = self.shard_total();
-                    if e.lost.is_empty() {
-                        self.table
-                            .warm_open(|hash| e.shards.contains(&Shard::of(hash, total)))?;
-                    }
-                    let mut lost = e.lost.iter();
+                    self.table
+                        .warm_open(|hash| e.shards.contains(&Shard::of(hash, total)))?;
+                }
+                Event::Again(e) => {
+                    let mut lost = e.attempts.iter();
                     lost.try_for_each(|(seq, _)| self.table.warm_seq(*seq))?;
                 }
             }
@@ -222,10 +223,14 @@ impl State {
     /// Returns one outcome per event, in order, and appends the effects to `changes`.
     pub fn apply(&mut self, index: u64, batch: Batch, changes: &mut Vec<Change>) -> Vec<Outcome> {
         self.core.stamp = self.core.stamp.max(batch.stamp);
+        let now = match bugs::on(Bug::OwnClock) {
+            true => Time(bugs::own_clock_ms(batch.now.0)),
+            false => batch.now,
+        };
         let entry = Entry {
             index,
             stamp: self.core.stamp,
-            now: batch.now,
+            now,
         };
         let outcomes = batch
             .events
@@ -264,6 +269,7 @@ impl State {
             Event::Done(e) => self.done(entry, e),
             Event::Failed(e) => self.failed(entry, e),
             Event::Assign(e) => self.assign(entry, &e),
+            Event::Again(e) => self.again(entry, &e),
             Event::Retire(e) => self.retire(&e),
         }
     }
@@ -273,8 +279,8 @@ impl State {
         let Some(task) = self.table.task(seq) else {
             return;
         };
-        let shard = task.shard(self.core.shards.len() as u16);
-        let held = self.ownership(shard);
+        let hash = task.key.hash();
+        let held = self.ownership(Shard::of(hash, self.shard_total()));
         let old = task.fence;
         if task.stage.is_open() {
             self.changes.push(Change::Closed { seq, fence: old });
@@ -282,9 +288,10 @@ impl State {
         if task.stage.is_final() {
             self.opened(seq);
         }
+        let same = bugs::on(Bug::SameAttempt) && kind == RowKind::Redispatched;
         let fence = Fence {
             epoch: held.epoch,
-            attempt: old.attempt.saturating_add(1),
+            attempt: old.attempt.saturating_add(u32::from(!same)),
         };
         let row = NewRow {
             node: held.node,
@@ -311,6 +318,7 @@ impl State {
             fence,
             at,
             owner: held.node,
+            hash,
         });
     }
 

@@ -1,11 +1,12 @@
-//! Who runs what: the one rule of ownership.
+//! Who runs what: the one rule of ownership, and what is handed out again.
 
+use bincode::{Decode, Encode};
 use std::ops::Bound;
 
 use super::{Entry, Ownership, State};
 use crate::model::limits::ASSIGN_MAX;
 use crate::model::{
-    Assign, Change, Epoch, Fence, NodeId, Outcome, RowKind, Seq, Shard, Stage, Time,
+    Again, Assign, Boot, Change, Epoch, Fence, NodeId, Outcome, RowKind, Seq, Shard, Stage, Time,
 };
 
 /// An attempt that is not over.
@@ -15,13 +16,26 @@ pub struct Open {
     pub at: Time,
     pub seq: Seq,
     pub fence: Fence,
-    pub shard: Shard,
+    /// Of the key: decides the shard, whatever their number.
+    pub hash: u64,
+}
+
+/// A leader asks an owner to begin nothing more in some shards: it is about to give them away.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Release {
+    pub term: u64,
+    /// How many shards there are.
+    pub total: u16,
+    pub shards: Vec<Shard>,
+    /// The last epoch that is let go of.
+    pub epoch: Epoch,
 }
 
 impl State {
-    /// Gives shards to one run of one node. Every attempt that was open there, or those that are
-    /// named as lost, becomes the next attempt, under the new fence: what the former owner still
-    /// reports of it is stale. The other attempts go on as they are.
+    /// Gives shards to one run of one node. Every attempt that their former owner had open there
+    /// becomes the next attempt, under the new fence: what is still reported of it is stale. What
+    /// the former owner has begun and keeps goes on as it is, and so does what a third node kept
+    /// when it gave the shard away.
     pub(super) fn assign(&mut self, entry: Entry, event: &Assign) -> Outcome {
         self.core.epoch = Epoch(self.core.epoch.0.saturating_add(1));
         let held = Ownership {
@@ -30,11 +44,12 @@ impl State {
             epoch: self.core.epoch,
         };
         let total = self.core.shards.len() as u16;
-        let mut chosen = vec![false; self.core.shards.len()];
+        let mut former = vec![None; self.core.shards.len()];
         for shard in &event.shards {
-            if let Some(row) = self.core.shards.get_mut(usize::from(shard.0)) {
+            let at = usize::from(shard.0);
+            if let (Some(row), Some(former)) = (self.core.shards.get_mut(at), former.get_mut(at)) {
+                former.get_or_insert(row.node);
                 *row = held;
-                chosen[usize::from(shard.0)] = true;
             }
         }
         self.changes.push(Change::Assigned {
@@ -42,44 +57,38 @@ impl State {
             boot: held.boot,
             epoch: held.epoch,
         });
-        let open = match event.lost.as_slice() {
-            [] => {
-                let open = self.table.open().iter();
-                open.filter(|(_, open)| chosen[usize::from(Shard::of(open.hash, total).0)])
-                    .map(|((_, seq), _)| *seq)
-                    .collect()
-            }
-            lost => self.lost_in(lost, |shard| chosen[usize::from(shard.0)]),
-        };
-        for seq in &open {
-            let at = self.restart_at(*seq, entry.now);
-            self.begin(
-                entry,
-                *seq,
-                RowKind::Redispatched,
-                at,
-                Some(event.cause.clone()),
-            );
-        }
-        Outcome::Counted {
-            count: open.len() as u32,
-            more: false,
-        }
+        let mut kept = event.kept.clone();
+        kept.sort_unstable();
+        let open = self.table.open().iter();
+        let lost = open.filter(|((_, seq), open)| {
+            let shard = Shard::of(open.hash, total);
+            former[usize::from(shard.0)] == Some(open.owner)
+                && kept.binary_search(&(*seq, open.fence)).is_err()
+        });
+        let lost = lost.map(|((_, seq), _)| *seq).collect();
+        self.hand_out(entry, lost, &event.cause)
     }
 
-    /// Which of these attempts are open still, in shards that were chosen; each once.
-    fn lost_in(&self, lost: &[(Seq, Fence)], chosen: impl Fn(Shard) -> bool) -> Vec<Seq> {
-        let total = self.core.shards.len() as u16;
-        let mut open: Vec<Seq> = Vec::new();
-        for (seq, fence) in lost.iter().take(ASSIGN_MAX) {
-            let task = self.table.task(*seq).filter(|_| self.held(*seq, *fence));
-            if task.is_some_and(|task| chosen(task.shard(total))) {
-                open.push(*seq);
-            }
+    /// Hands these attempts out again, those that are open still, each once.
+    pub(super) fn again(&mut self, entry: Entry, event: &Again) -> Outcome {
+        let named = event.attempts.iter().take(ASSIGN_MAX);
+        let open = named.filter(|(seq, fence)| self.held(*seq, *fence));
+        let mut lost: Vec<Seq> = open.map(|(seq, _)| *seq).collect();
+        lost.sort_unstable();
+        lost.dedup();
+        self.hand_out(entry, lost, &event.cause)
+    }
+
+    fn hand_out(&mut self, entry: Entry, lost: Vec<Seq>, cause: &std::sync::Arc<str>) -> Outcome {
+        for seq in &lost {
+            let at = self.restart_at(*seq, entry.now);
+            let by = Some(cause.clone());
+            self.begin(entry, *seq, RowKind::Redispatched, at, by);
         }
-        open.sort_unstable();
-        open.dedup();
-        open
+        Outcome::Counted {
+            count: lost.len() as u32,
+            more: false,
+        }
     }
 
     /// An attempt that had not started keeps its instant; a running one starts over at once.
@@ -99,18 +108,43 @@ impl State {
         until: Time,
         limit: usize,
     ) -> Vec<Open> {
-        let total = self.core.shards.len() as u16;
+        self.open_of(node, after)
+            .take_while(|open| open.at <= until)
+            .take(limit)
+            .collect()
+    }
+
+    /// Open attempts of a node that have not been reported as started, after a place in
+    /// (instant, seq) order.
+    pub(super) fn open_of(
+        &self,
+        node: NodeId,
+        after: Option<(Time, Seq)>,
+    ) -> impl Iterator<Item = Open> + '_ {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let open = self.table.open().range((from, Bound::Unbounded));
-        open.take_while(|((at, _), _)| *at <= until)
-            .filter(|(_, open)| open.owner == node && !open.started)
-            .take(limit)
+        open.filter(move |(_, open)| open.owner == node && !open.started)
             .map(|((at, seq), open)| Open {
                 at: *at,
                 seq: *seq,
                 fence: open.fence,
-                shard: Shard::of(open.hash, total),
+                hash: open.hash,
             })
+    }
+
+    /// Who owns the shard of a key with this hash.
+    pub fn owner_of(&self, hash: u64) -> Ownership {
+        self.ownership(Shard::of(hash, self.shard_total()))
+    }
+
+    /// What a node has open, begun or not, in shards that are another's.
+    pub fn strays(&self, node: NodeId) -> Vec<(Seq, Fence)> {
+        let open = self.table.open().iter();
+        let stray =
+            open.filter(|(_, open)| open.owner == node && self.owner_of(open.hash).node != node);
+        stray
+            .map(|((_, seq), open)| (*seq, open.fence))
+            .take(ASSIGN_MAX)
             .collect()
     }
 
@@ -144,7 +178,7 @@ impl State {
     }
 
     /// Whether every shard belongs to this run of this node.
-    pub fn owns_all(&self, node: NodeId, boot: crate::model::Boot) -> bool {
+    pub fn owns_all(&self, node: NodeId, boot: Boot) -> bool {
         self.core
             .shards
             .iter()

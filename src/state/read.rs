@@ -2,20 +2,20 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use super::label::Label;
 #[cfg(test)]
 use super::layer::Layer;
-use super::layer::{MINUTE_MS, minute};
 use super::table::{Known, Table};
-use super::{State, StoreFault};
+use super::{Open, State, StoreFault};
+use crate::bugs::{self, Bug};
 use crate::model::limits::PAGE_EXAMINED_MAX;
 use crate::model::{Fence, Key, NodeId, Row, Seq, Spec, Stage, Task, Time};
 
-/// A list reads keys in such pieces.
-const LIST_PIECE: usize = 512;
+/// A list looks at so many keys at once, and the fold goes on between: a record that lies on the
+/// disk takes some 10 µs. Tests meet the ends of slices often.
+const LIST_SLICE: usize = if cfg!(test) { 3 } else { 128 };
 
 /// What the owner needs to carry out one attempt.
 #[derive(Clone, Debug)]
@@ -52,6 +52,44 @@ pub struct Page {
     pub examined: usize,
     /// The next page begins after this key; `None`: that was all.
     pub next: Option<Key>,
+}
+
+/// A page on its way. It is made in slices, between which the fold may go on; a task is shown as
+/// it is when its slice is made, as between two pages.
+#[derive(Debug)]
+pub struct Listing<'a> {
+    filter: &'a Filter,
+    limit: usize,
+    from: Option<Key>,
+    /// The label to follow, chosen by the first slice.
+    label: Option<Option<Label>>,
+    page: Page,
+}
+
+impl<'a> Listing<'a> {
+    /// A page of at most so many tasks behind a key.
+    pub fn new(filter: &'a Filter, after: Option<&Key>, limit: usize) -> Listing<'a> {
+        Listing {
+            filter,
+            limit,
+            from: after.cloned().max(filter.floor()),
+            label: None,
+            page: Page::default(),
+        }
+    }
+
+    /// The page, when the last slice said that it is complete.
+    pub fn into_page(self) -> Page {
+        self.page
+    }
+}
+
+/// A piece of a walk over keys.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    pub(super) keys: Vec<(Key, Seq)>,
+    /// The walk goes on behind this key; `None`: that was all.
+    pub(super) next: Option<Key>,
 }
 
 impl Filter {
@@ -101,19 +139,25 @@ impl State {
         self.core.hand
     }
 
-    /// The earliest instant at which something may be due, and the earliest deadline. Of what
-    /// lies beyond the horizon only the minute is known.
+    /// The earliest instant at which something may be due, and the earliest deadline.
     pub fn next(&self) -> Found<(Option<Time>, Option<Time>)> {
-        let far = self.table.first_far_minute()?;
-        let far = far.map(|minute| Time(u64::from(minute) * MINUTE_MS));
+        let far = self.table.first_far()?;
         let due = self.table.waiting.next().into_iter().chain(far).min();
         Ok((due, self.table.deadlines.next()))
     }
 
     /// Whether a trigger up to `until`, proposed at `now`, may find anything.
     pub fn has_due(&mut self, until: Time, now: Time) -> Found<bool> {
-        self.table.reach(minute(until).saturating_add(1))?;
-        Ok(self.table.take_due(until, 0).1 || self.table.take_deadlines(now, 0).1)
+        if self.table.take_deadlines(now, 0).1 {
+            return Ok(true);
+        }
+        while !self.table.take_due(until, 0).1 {
+            if self.table.has_reached(until) {
+                return Ok(false);
+            }
+            self.table.reach_piece(until)?;
+        }
+        Ok(true)
     }
 
     /// The attempt, if it is still the current one.
@@ -137,18 +181,8 @@ impl State {
 
     /// Open attempts of a node that have not been reported as started, after a place in
     /// (instant, seq) order: for a queue that had overflowed.
-    pub fn open_after(
-        &self,
-        node: NodeId,
-        after: Option<(Time, Seq)>,
-        limit: usize,
-    ) -> Vec<(Time, Seq, Fence)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let open = self.table.open().range((from, Bound::Unbounded));
-        open.filter(|(_, open)| open.owner == node && !open.started)
-            .take(limit)
-            .map(|((at, seq), open)| (*at, *seq, open.fence))
-            .collect()
+    pub fn open_after(&self, node: NodeId, after: Option<(Time, Seq)>, limit: usize) -> Vec<Open> {
+        self.open_of(node, after).take(limit).collect()
     }
 
     /// A task by its key.
@@ -187,36 +221,55 @@ impl State {
         Ok(Some((task, self.table.history(seq)?)))
     }
 
-    /// One page of tasks after a key. At most [`PAGE_EXAMINED_MAX`] records are looked at, so a
-    /// page may be short, or empty, while more follow. With labels only the tasks with one of
-    /// them are looked at.
-    pub fn list(&self, filter: &Filter, after: Option<&Key>, limit: usize) -> Found<Page> {
-        let mut from = after.cloned().max(filter.floor());
-        let label = self.rarest_label(filter, from.as_ref())?;
-        let mut page = Page::default();
-        while page.examined < PAGE_EXAMINED_MAX {
-            let piece = LIST_PIECE.min(PAGE_EXAMINED_MAX - page.examined);
-            let keys = self.table.keys_after(label, from.as_ref(), piece)?;
-            let Some((last, _)) = keys.last() else {
-                return Ok(page);
+    /// Makes the next slice of a page of tasks, and says whether the page is complete. At most
+    /// [`PAGE_EXAMINED_MAX`] records are looked at, so a page may be short, or empty, while more
+    /// follow. With labels only the tasks with one of them are looked at.
+    pub fn list_slice(&self, listing: &mut Listing<'_>) -> Found<bool> {
+        let filter = listing.filter;
+        let label = match listing.label {
+            Some(label) => label,
+            None => {
+                let rarest = self.rarest_label(filter, listing.from.as_ref())?;
+                *listing.label.insert(rarest)
+            }
+        };
+        let page = &mut listing.page;
+        let max = LIST_SLICE.min(PAGE_EXAMINED_MAX - page.examined);
+        let piece = self.table.keys_after(label, listing.from.as_ref(), max)?;
+        for (key, seq) in piece.keys {
+            if !filter.has_app(&key) {
+                return Ok(true);
+            }
+            page.examined += 1;
+            let found = match bugs::on(Bug::ListSkipsFar) {
+                true => self.table.task(seq).cloned(),
+                false => self.task_by_seq(seq)?,
             };
-            from = Some(last.clone());
-            for (key, seq) in keys {
-                if !filter.has_app(&key) {
-                    return Ok(page);
-                }
-                page.examined += 1;
-                if let Some(task) = self.task_by_seq(seq)?.filter(|task| filter.takes(task)) {
-                    page.tasks.push(task);
-                    if page.tasks.len() == limit {
-                        page.next = Some(key);
-                        return Ok(page);
-                    }
+            if let Some(task) = found.filter(|task| filter.takes(task)) {
+                page.tasks.push(task);
+                if page.tasks.len() == listing.limit {
+                    page.next = Some(key);
+                    return Ok(true);
                 }
             }
         }
-        page.next = from;
-        Ok(page)
+        let Some(next) = piece.next.filter(|next| filter.has_app(next)) else {
+            return Ok(true);
+        };
+        if page.examined == PAGE_EXAMINED_MAX {
+            page.next = Some(next);
+            return Ok(true);
+        }
+        listing.from = Some(next);
+        Ok(false)
+    }
+
+    /// One page at one moment.
+    #[cfg(test)]
+    pub(crate) fn list(&self, filter: &Filter, after: Option<&Key>, limit: usize) -> Found<Page> {
+        let mut listing = Listing::new(filter, after, limit);
+        while !self.list_slice(&mut listing)? {}
+        Ok(listing.into_page())
     }
 
     /// Which of a filter's labels to follow: the one that the fewest tasks have from here on, as
@@ -229,11 +282,12 @@ impl State {
         }
         let mut rarest = None;
         for label in labels {
-            let mut keys = self.table.keys_after(Some(label), from, LIST_PIECE)?;
+            let mut piece = self.table.keys_after(Some(label), from, LIST_SLICE)?;
             let within = |(key, _): &(Key, Seq)| filter.has_app(key);
-            keys.truncate(keys.partition_point(within));
-            let last = keys.last().map(|(key, _)| key.clone());
-            let rank = (keys.len(), Reverse(last));
+            piece.keys.truncate(piece.keys.partition_point(within));
+            let next = piece.next.filter(|next| filter.has_app(next));
+            let few = next.is_none().then_some(piece.keys.len());
+            let rank = (few.unwrap_or(usize::MAX), Reverse(next));
             if rarest.as_ref().is_none_or(|(least, _)| rank < *least) {
                 rarest = Some((rank, label));
             }
@@ -255,48 +309,44 @@ impl State {
 }
 
 impl Table {
-    /// Keys after one, of layers and store, in order, of the tasks with a label, or of all; empty
-    /// only when there are no more.
+    /// A piece of a walk over the keys of layers and store, in order, of the tasks with a label,
+    /// or of all: those behind a key. It may be empty while more follow, where tasks have gone.
     pub(super) fn keys_after(
         &self,
         label: Option<Label>,
         after: Option<&Key>,
         max: usize,
-    ) -> Found<Vec<(Key, Seq)>> {
-        let mut after = after.cloned();
-        loop {
-            let stored = match label {
-                Some(label) => self.store.labelled_after(label, after.as_ref(), max)?,
-                None => self.store.keys_after(after.as_ref(), max)?,
-            };
-            let stored: Vec<_> = stored
-                .into_iter()
-                .map(|(key, seq)| (key, Some(seq)))
-                .collect();
-            let layered = self.layers();
-            let layered = layered.map(|layer| layer.keys_after(label, after.as_ref(), max));
-            // Oldest first, so that newer ones overwrite.
-            let mut sources: Vec<Vec<(Key, Option<Seq>)>> = layered.collect();
-            sources.push(stored);
-            sources.reverse();
-            // Beyond the end of a source that was cut short, the others are not yet complete.
-            let cut = sources.iter().filter(|source| source.len() == max);
-            let end = cut
-                .filter_map(|source| source.last())
-                .map(|(key, _)| key.clone())
-                .min();
-            let merged: BTreeMap<Key, Option<Seq>> = sources.into_iter().flatten().collect();
-            let keys: Vec<(Key, Seq)> = merged
-                .into_iter()
-                .take_while(|(key, _)| end.as_ref().is_none_or(|end| key <= end))
-                .filter_map(|(key, seq)| Some((key, seq?)))
-                .take(max)
-                .collect();
-            if !keys.is_empty() || end.is_none() {
-                return Ok(keys);
-            }
-            after = end;
-        }
+    ) -> Found<Keys> {
+        let stored = match label {
+            Some(label) => self.store.labelled_after(label, after, max)?,
+            None => self.store.keys_after(after, max)?,
+        };
+        let stored = stored.into_iter().map(|(key, seq)| (key, Some(seq)));
+        let layered = self.layers();
+        let layered = layered.map(|layer| layer.keys_after(label, after, max));
+        // Oldest first, so that newer ones overwrite.
+        let mut sources: Vec<Vec<(Key, Option<Seq>)>> = layered.collect();
+        sources.push(stored.collect());
+        sources.reverse();
+        // Behind the end of a source that was cut short, the others are not yet complete.
+        let cut = sources.iter().filter(|source| source.len() == max);
+        let end = cut
+            .filter_map(|source| source.last())
+            .map(|(key, _)| key.clone())
+            .min();
+        let merged: BTreeMap<Key, Option<Seq>> = sources.into_iter().flatten().collect();
+        let mut keys: Vec<(Key, Seq)> = merged
+            .into_iter()
+            .take_while(|(key, _)| end.as_ref().is_none_or(|end| key <= end))
+            .filter_map(|(key, seq)| Some((key, seq?)))
+            .collect();
+        let surplus = keys.len() > max;
+        keys.truncate(max);
+        let next = match keys.last() {
+            Some((last, _)) if surplus => Some(last.clone()),
+            _ => end,
+        };
+        Ok(Keys { keys, next })
     }
 
     /// A task's history: what the store has, then what each generation added.

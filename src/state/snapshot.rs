@@ -20,6 +20,7 @@ use super::past::{Block, walk_past};
 use super::record::Record;
 use super::store::{Image, Saved, Store};
 use super::{Mark, State, StateHash, StoreFault};
+use crate::bugs::{self, Bug};
 use crate::model::{Key, Row, Seq, Time, decode, decode_first, encode};
 
 const MAGIC: &[u8; 5] = b"HSNP\x03";
@@ -79,7 +80,10 @@ pub fn write_snapshot(image: &dyn Image, writer: &mut dyn Write) -> Result<(), S
     if !body.is_empty() {
         write_frame(writer, RECORDS, &body)?;
     }
-    let marks = image.marks()?;
+    let mut marks = image.marks()?;
+    if bugs::on(Bug::SnapshotDropsMarks) {
+        marks.clear();
+    }
     for piece in marks.chunks(PIECE) {
         write_frame(
             writer,
@@ -105,6 +109,9 @@ fn write_past(
     floor: Time,
     writer: &mut dyn Write,
 ) -> Result<u64, SnapshotError> {
+    if bugs::on(Bug::SnapshotDropsHistory) {
+        return Ok(0);
+    }
     let (mut body, mut past) = (Vec::new(), 0);
     walk_past(image, floor, |block| {
         body.extend_from_slice(&encode(&block));

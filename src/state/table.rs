@@ -11,12 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::hash::StateHash;
-use super::layer::{Cell, Layer, Minute, Place, expires, has_deadline, minute, waits};
+use super::layer::{Cell, Layer, Place, expires, has_deadline, waits};
 use super::past::Past;
 use super::queue::{Queue, Sign};
 use super::record::{NewRow, Record};
 use super::store::Store;
 use super::{Entry, Mark};
+use crate::bugs::{self, Bug};
 use crate::model::{Fence, Key, NodeId, Seq, Stage, Task, Time};
 
 /// Finished tasks leave in two classes, because dead ones are kept longer.
@@ -60,10 +61,8 @@ pub(crate) struct Table {
     pub(super) known: BTreeMap<Key, Seq>,
     pub(super) known_marks: BTreeMap<Key, Mark>,
     pub(super) store: Box<dyn Store>,
-    /// Every task that waits for an earlier minute is in the queue.
-    pub(super) horizon: Minute,
-    /// How far the minute at the horizon has been read.
-    pub(super) loading: Option<(Minute, Seq)>,
+    /// Every task that waits at this place or before it is in the queue; those behind it are not.
+    pub(super) horizon: Option<(Time, Seq)>,
     pub(super) waiting: Queue,
     pub(super) deadlines: Queue,
     /// Finished tasks of the store that `prepare` has found.
@@ -96,8 +95,7 @@ impl Table {
             known: BTreeMap::new(),
             known_marks: BTreeMap::new(),
             store,
-            horizon: 0,
-            loading: None,
+            horizon: None,
             waiting: Queue::new(),
             deadlines: Queue::new(),
             leaving: [BTreeSet::new(), BTreeSet::new()],
@@ -303,18 +301,19 @@ impl Table {
         row[task.stage as usize] += 1;
     }
 
+    /// Whether what waits at a place is in the queue.
+    fn is_near(&self, at: Time, seq: Seq) -> bool {
+        Some((at, seq)) <= self.horizon
+    }
+
     /// Puts a task under every index that its stage calls for.
     fn index(&mut self, task: &Task) {
         let (stage, at, seq) = (task.stage, task.at, task.seq);
-        if stage.is_waiting() {
-            match minute(at) < self.horizon {
+        let lost = bugs::on(Bug::RetryLost) && stage == Stage::Retrying;
+        if stage.is_waiting() && !lost {
+            match self.is_near(at, seq) {
                 true => self.waiting.insert(at, seq),
-                false => self
-                    .dirty
-                    .far
-                    .entry(minute(at))
-                    .or_default()
-                    .push((at, seq)),
+                false => drop(self.dirty.far.insert((at, seq))),
             }
         }
         self.index_open(task);
@@ -341,8 +340,11 @@ impl Table {
 
     fn unindex(&mut self, task: &Task) {
         let (stage, at, seq) = (task.stage, task.at, task.seq);
-        if stage.is_waiting() && minute(at) < self.horizon {
-            self.waiting.bury(at, seq);
+        if stage.is_waiting() {
+            match self.is_near(at, seq) {
+                true => self.waiting.bury(at, seq),
+                false => drop(self.dirty.far.remove(&(at, seq))),
+            }
         }
         if has_deadline(stage) {
             self.deadlines.bury(at, seq);
@@ -404,6 +406,7 @@ impl Table {
         let lives = |(at, seq): &&(Time, Seq)| {
             self.task(*seq)
                 .is_some_and(|t| Class::of(t.stage) == Some(class) && t.at == *at)
+                || bugs::on(Bug::RetireDropsPending) && self.task(*seq).is_some()
         };
         let mut found: Vec<(Time, Seq)> = Vec::new();
         let layered = self.layers().map(|layer| &layer.finished[class as usize]);
@@ -412,6 +415,9 @@ impl Table {
         }
         found.sort_unstable();
         found.dedup();
+        if bugs::on(Bug::HashedOrder) {
+            bugs::as_hashed(&mut found);
+        }
         let more = found.len() > max;
         found.truncate(max);
         (found.into_iter().map(|(_, seq)| seq).collect(), more)

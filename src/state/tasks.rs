@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::record::NewRow;
 use super::table::Known;
 use super::{Entry, Mark, State};
+use crate::bugs::{self, Bug};
 use crate::model::{
     Cancel, Change, ChangeTask, Complete, Decision, Fence, Key, Outcome, Refusal, RowKind, Run,
     Seq, Span, Stage, Submit, Task, Time, Verb,
@@ -13,7 +14,7 @@ use crate::model::{
 impl State {
     pub(super) fn submit(&mut self, entry: Entry, event: Submit) -> Outcome {
         if let Some(task) = self.table.find(&event.key) {
-            return if task.digest == event.digest {
+            return if task.digest == event.digest || bugs::on(Bug::ContentIgnored) {
                 Outcome::Task {
                     new: false,
                     task: Box::new(task.clone()),
@@ -45,6 +46,7 @@ impl State {
             error: None,
         };
         let mark = self.table.take_mark(&task.key);
+        let mark = mark.filter(|_| !bugs::on(Bug::MarkIgnored));
         let row = NewRow {
             until: due,
             by: Some(event.by),
@@ -78,6 +80,9 @@ impl State {
         };
         match decision {
             Decision::Same => {}
+            Decision::To(_) if bugs::on(Bug::CancelledFires) => {
+                return self.answer_as(seq, Stage::Cancelled);
+            }
             Decision::To(_) => self.cancelled(entry, seq, event),
             Decision::Withdraw(_) => match self.withdrawn(seq, event.withdrawn) {
                 Ok(()) => self.cancelled(entry, seq, event),
@@ -141,7 +146,9 @@ impl State {
         match decision {
             Decision::Same => {}
             Decision::To(_) => self.run_now(entry, seq, event),
-            Decision::Again(_) if event.again => self.run_now(entry, seq, event),
+            Decision::Again(_) if event.again || bugs::on(Bug::DoneRevived) => {
+                self.run_now(entry, seq, event);
+            }
             Decision::Again(_) => return Outcome::Refused(Refusal::AlreadyDone),
             _ => return self.refuse_stage(seq),
         }
@@ -227,7 +234,7 @@ impl State {
         let Some(task) = self.table.task(seq) else {
             return Err(Refusal::Unknown);
         };
-        if withdrawn == Some(task.fence) {
+        if withdrawn == Some(task.fence) || bugs::on(Bug::OwnerNotAsked) {
             return Ok(());
         }
         Err(Refusal::Withdraw {
@@ -249,6 +256,17 @@ impl State {
                 task: Box::new(task.clone()),
             },
             None => Outcome::Refused(Refusal::Unknown),
+        }
+    }
+
+    /// An answer that shows what is not so: only for [`bugs`].
+    fn answer_as(&self, seq: Seq, stage: Stage) -> Outcome {
+        match self.answer(seq, false) {
+            Outcome::Task { new, mut task } => {
+                task.stage = stage;
+                Outcome::Task { new, task }
+            }
+            other => other,
         }
     }
 

@@ -311,7 +311,7 @@ pub(super) fn assign_all(node: NodeId, boot: Boot) -> Assign {
         node,
         boot,
         cause: "start".into(),
-        lost: Vec::new(),
+        kept: Vec::new(),
     }
 }
 

@@ -1,9 +1,11 @@
 //! Bringing into memory what a fold will need; and letting go of it at checkpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
-use super::layer::{Layer, Minute, expires, minute, waits};
+use super::checkpoint::Loaded;
+use super::layer::{Layer, expires, waits};
 use super::queue::{Queue, Sign};
 use super::record::Record;
 use super::table::{Known, Table};
@@ -16,8 +18,8 @@ type Warmed = Result<(), StoreFault>;
 const PIECE: usize = 1_024;
 /// A settled generation is kept, to spare reads, while it has no more tasks than this.
 const SETTLED_MAX: usize = 1 << 14;
-/// Rows of one minute are read in such pieces.
-const FAR_PIECE: usize = 4_096;
+/// What waits is read in such pieces; tests meet their ends often.
+const FAR_PIECE: usize = if cfg!(test) { 3 } else { 4_096 };
 
 fn is_finished(record: &Record, class: Class, at: Time) -> bool {
     Class::of(record.task.stage) == Some(class) && record.task.at == at
@@ -53,33 +55,44 @@ impl Table {
         Ok(())
     }
 
-    /// Waiting tasks due up to an instant: at least so many living ones, or all.
+    /// Waiting tasks due up to an instant: at least so many living ones, or all. Of those that are
+    /// due at once no more are read than are needed; what the fold takes comes before the rest,
+    /// and that there is a rest it sees by what was prepared beyond.
     pub(crate) fn warm_due(&mut self, until: Time, enough: usize) -> Warmed {
-        self.reach(minute(until).saturating_add(1))?;
-        let mut queue = std::mem::replace(&mut self.waiting, Queue::new());
-        let warmed = self.warm_queue(&mut queue, until, enough, waits);
-        self.waiting = queue;
-        warmed
+        let mut ready = 0;
+        loop {
+            let mut queue = std::mem::replace(&mut self.waiting, Queue::new());
+            let warmed = self.warm_queue(&mut queue, until, ready, enough, waits);
+            self.waiting = queue;
+            ready = warmed?;
+            if ready >= enough || self.has_reached(until) {
+                return Ok(());
+            }
+            self.reach_piece(until)?;
+        }
     }
 
     /// Tasks whose deadline has passed: at least so many living ones, or all.
     pub(crate) fn warm_deadlines(&mut self, now: Time, enough: usize) -> Warmed {
         let mut queue = std::mem::replace(&mut self.deadlines, Queue::new());
-        let warmed = self.warm_queue(&mut queue, now, enough, expires);
+        let warmed = self.warm_queue(&mut queue, now, 0, enough, expires);
         self.deadlines = queue;
-        warmed
+        warmed.map(drop)
     }
 
+    /// Says how many living ones are in front, as far as `enough`. Of these `ready` are known.
     fn warm_queue(
         &mut self,
         queue: &mut Queue,
         until: Time,
+        mut ready: usize,
         enough: usize,
         counts: fn(&Record, Time) -> bool,
-    ) -> Warmed {
-        let mut ready = 0;
+    ) -> Result<usize, StoreFault> {
         let mut last = None;
-        while ready < enough
+        let looked_through = ready > 0;
+        while !looked_through
+            && ready < enough
             && let Some((at, seq)) = queue.front_after(last, until)
         {
             last = Some((at, seq));
@@ -92,7 +105,7 @@ impl Table {
         while ready < enough {
             let due = queue.pull(until, PIECE.min(enough));
             if due.is_empty() {
-                return Ok(());
+                break;
             }
             for (at, seq) in due {
                 self.warm_seq(seq)?;
@@ -102,65 +115,61 @@ impl Table {
                 }
             }
         }
-        Ok(())
+        Ok(ready)
     }
 
-    /// Puts every task that waits for a minute before `minute` into the queue.
-    pub(crate) fn reach(&mut self, to: Minute) -> Warmed {
-        while self.horizon < to {
-            match self.first_far_minute()?.filter(|next| *next < to) {
-                Some(next) => {
-                    while self.horizon <= next {
-                        self.reach_piece(next)?;
-                    }
-                }
-                None => self.horizon = to,
-            }
-        }
-        Ok(())
+    /// Whether everything that waits until an instant is in the queue.
+    pub(crate) fn has_reached(&self, until: Time) -> bool {
+        Some((until, Seq(u64::MAX))) <= self.horizon
     }
 
-    /// Puts a piece of the first minute in which a task waits into the queue; the horizon moves
-    /// when it was the last. Says how many it was.
-    pub(crate) fn reach_piece(&mut self, next: Minute) -> Result<usize, StoreFault> {
-        let after = self
-            .loading
-            .filter(|(minute, _)| *minute == next)
-            .map(|(_, seq)| seq);
-        let piece = self.store.far(next, after, FAR_PIECE)?;
-        piece
-            .iter()
-            .for_each(|(at, seq)| self.waiting.insert(*at, *seq));
-        if piece.len() == FAR_PIECE {
-            self.loading = piece.last().map(|(_, seq)| (next, *seq));
-            return Ok(piece.len());
+    /// Puts the next of what waits behind the horizon, up to an instant, into the queue, in order,
+    /// and moves the horizon behind it.
+    pub(crate) fn reach_piece(&mut self, until: Time) -> Result<Loaded, StoreFault> {
+        if self.has_reached(until) {
+            return Ok(Loaded {
+                tasks: 0,
+                done: true,
+            });
         }
-        let frozen = self
-            .frozen
-            .as_ref()
-            .and_then(|layer| layer.far.get(&next))
-            .cloned();
-        let dirty = self.dirty.far.remove(&next);
-        let mut loaded = piece.len();
-        for (at, seq) in frozen.into_iter().chain(dirty).flatten() {
-            self.waiting.insert(at, seq);
-            loaded += 1;
+        let sources = self.far(until, FAR_PIECE)?;
+        // Behind the end of a source that was cut short, the others are not yet complete.
+        let cut = sources.iter().filter(|places| places.len() == FAR_PIECE);
+        let cut = cut.filter_map(|places| places.last()).min().copied();
+        let end = cut.unwrap_or((until, Seq(u64::MAX)));
+        // A task that went away from an instant and came back to it is in several of them.
+        let piece = sources.into_iter().flatten().filter(|place| *place <= end);
+        let piece: BTreeSet<(Time, Seq)> = piece.collect();
+        for (at, seq) in &piece {
+            self.dirty.far.remove(&(*at, *seq));
+            self.waiting.insert(*at, *seq);
         }
-        self.loading = None;
-        self.horizon = next + 1;
-        Ok(loaded)
+        self.horizon = Some(end);
+        Ok(Loaded {
+            tasks: piece.len(),
+            done: cut.is_none(),
+        })
     }
 
-    /// The first minute at or beyond the horizon in which a task may wait.
-    pub(crate) fn first_far_minute(&self) -> Result<Option<Minute>, StoreFault> {
-        let from = self.horizon;
-        let layered = |layer: &Layer| layer.far.range(from..).next().map(|(minute, _)| *minute);
-        let frozen = self.frozen.as_deref().and_then(layered);
-        let stored = self.store.far_minute(from)?;
-        Ok([layered(&self.dirty), frozen, stored]
-            .into_iter()
-            .flatten()
-            .min())
+    /// The first places behind the horizon, up to an instant: of the store and of each layer that
+    /// it does not have.
+    fn far(&self, until: Time, max: usize) -> Result<[Vec<(Time, Seq)>; 3], StoreFault> {
+        let from = self.horizon.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = (from, Bound::Included((until, Seq(u64::MAX))));
+        let layered = |layer: &Layer| layer.far.range(range).take(max).copied().collect();
+        let frozen = self.frozen.as_deref().map_or_else(Vec::new, layered);
+        let stored = self.store.far(self.horizon, until, max)?;
+        Ok([stored, frozen, layered(&self.dirty)])
+    }
+
+    /// The first instant behind the horizon until which a task may wait.
+    pub(crate) fn first_far(&self) -> Result<Option<Time>, StoreFault> {
+        let end = Time(u64::MAX);
+        if self.has_reached(end) {
+            return Ok(None);
+        }
+        let first = self.far(end, 1)?.into_iter().flatten().min();
+        Ok(first.map(|(at, _)| at))
     }
 
     /// Finished tasks of a class up to an instant: at least so many living ones, or all. Those of
@@ -259,7 +268,6 @@ impl Table {
         self.leaving = Default::default();
         self.leaving_marks.clear();
         self.cursor = [None; 2];
-        self.loading = None;
         let mut old: Vec<Arc<Layer>> = self.settled.take().into_iter().collect();
         match self.frozen.take() {
             Some(layer) if layer.cells.len() + layer.past.len() <= SETTLED_MAX => {

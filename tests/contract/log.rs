@@ -11,6 +11,8 @@ fn a_killed_nodes_log_is_exported_and_checked() {
     let mut sent = task("o-log", "a", "http://127.0.0.1:9/hook");
     sent["target"]["http"]["headers"] = json!({ "authorization": "Bearer s3cret" });
     node.submit(&with(sent, json!({ "delay": "1h" })));
+    let ran = node.post("/v1/lifecycle/checkpoint", &json!({}));
+    let checkpointed = ran.expect(200).json()["index"].as_u64();
     node.delete("/v1/tasks/o-log/a").expect(200);
     let index = node.task("o-log", "a")["index"].clone();
     let dir = node.crash();
@@ -22,6 +24,13 @@ fn a_killed_nodes_log_is_exported_and_checked() {
         (&json!(1), &json!("redb"))
     );
     assert!(shown["last"].as_u64() >= index.as_u64(), "{shown}");
+    let checkpoint = &shown["checkpoint"];
+    assert!(checkpoint["index"].as_u64() >= checkpointed, "{shown}");
+    let shards = checkpoint["shards"].as_array().unwrap();
+    let open = shards.iter().map(|shard| shard["open"].as_u64().unwrap());
+    assert_eq!(open.sum::<u64>(), 1, "{shown}");
+    let known = |shard: &Value| shard["committed"].as_u64() <= checkpoint["index"].as_u64();
+    assert!(shards.iter().all(known), "{shown}");
 
     let ran = cli(&["log", "export", dir], &[]);
     assert_eq!(ran.code, Some(0), "{ran:?}");

@@ -12,7 +12,7 @@ use crate::verdict::Verdict;
 
 /// One leader and all nodes ready: the 15 s that are promised, and what starting costs a debug
 /// build on a busy machine.
-const READY_WITHIN: Duration = seconds(45);
+pub const READY_WITHIN: Duration = seconds(45);
 /// What was due, with its retries and time-outs, has ended by then.
 const DRAINED_WITHIN: Duration = seconds(90);
 const SERVED_WITHIN: Duration = seconds(15);

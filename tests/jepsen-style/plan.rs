@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 
 use crate::chance::Chance;
 use crate::fault::{self, FAULTS, Kind};
-use crate::options::Options;
+use crate::options::{Options, RANDOM};
 
 /// After each fault was there once, so many of a hundred have company.
 const WITH_PERCENT: u64 = 35;
 /// Families that go together, the one that lasts longer first: what they do does not meet.
-const MAIN: [&str; 6] = [
+const MAIN: [&str; 7] = [
     "partition",
+    fault::NETNS,
     "wire",
     "client",
     "clock",
@@ -21,8 +22,8 @@ const MAIN: [&str; 6] = [
     "overload",
 ];
 const COMPANY: [&str; 2] = ["kill", "pause"];
-/// A shorter run has no time for the slow timing.
-const STEADY_FROM_SECONDS: u64 = 60;
+/// A shorter run has no time for the slow timing, or for slow faults.
+const LONG_FROM_SECONDS: u64 = 60;
 
 /// Waited for before each fault, ms.
 const REST_MS: (u64, u64) = (400, 1_200);
@@ -57,11 +58,20 @@ impl Plan {
     pub fn new(options: Options) -> Plan {
         let mut chance = Chance::new(options.seed);
         let seeds = [chance.draw(), chance.draw(), chance.draw()];
-        let has = |family: &str| options.nemeses.iter().any(|name| name == family);
+        let nemeses = match options.nemeses[..] == [RANDOM] {
+            true => any_families(&mut chance),
+            false => options.nemeses.clone(),
+        };
+        let has = |family: &str| nemeses.iter().any(|name| name == family);
         let purges = has("snapshot");
-        let settings = settings(&mut chance, purges, options.seconds >= STEADY_FROM_SECONDS);
-        let kinds: Vec<&Kind> = FAULTS.iter().filter(|kind| has(kind.family)).collect();
-        let steps = steps(&mut chance, &kinds, options.seconds * 1_000);
+        let mut settings = settings(&mut chance, purges, options.seconds >= LONG_FROM_SECONDS);
+        // Nodes that cannot make it refuse to start.
+        let bug = options.bug.clone();
+        settings.extend(bug.map(|bug| (horolog::bugs::VARIABLE.to_owned(), bug)));
+        let is_long = options.seconds >= LONG_FROM_SECONDS;
+        let fits = |kind: &&Kind| has(kind.family) && (is_long || !kind.slow);
+        let kinds: Vec<&Kind> = FAULTS.iter().filter(fits).collect();
+        let steps = steps(&mut chance, &kinds, options.seconds * 1_000, is_long);
         Plan {
             options,
             settings,
@@ -114,7 +124,7 @@ fn settings(chance: &mut Chance, purges: bool, is_long: bool) -> Vec<(String, St
 
 /// All kinds in random order, again and again, until the time is used up; each at least once,
 /// except that some can happen only once in the life of a cluster.
-fn steps(chance: &mut Chance, kinds: &[&'static Kind], time_ms: u64) -> Vec<Step> {
+fn steps(chance: &mut Chance, kinds: &[&'static Kind], time_ms: u64, is_long: bool) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     let mut used_ms = 0;
     while !kinds.is_empty() && (steps.is_empty() || used_ms < time_ms) {
@@ -137,8 +147,8 @@ fn steps(chance: &mut Chance, kinds: &[&'static Kind], time_ms: u64) -> Vec<Step
             let step = Step {
                 kind,
                 with,
-                rest_ms: chance.between(REST_MS.0, REST_MS.1),
-                hold_ms: chance.between(kind.hold_ms.0, kind.hold_ms.1),
+                rest_ms: between(chance, REST_MS, is_long),
+                hold_ms: between(chance, kind.hold_ms, is_long),
                 seed: chance.draw(),
             };
             used_ms += step.rest_ms + step.hold_ms;
@@ -146,6 +156,32 @@ fn steps(chance: &mut Chance, kinds: &[&'static Kind], time_ms: u64) -> Vec<Step
         }
     }
     steps
+}
+
+/// Most of the families, each by its own draw; seldom the one that takes the log's beginning away,
+/// or the one that takes the place of wires.
+fn any_families(chance: &mut Chance) -> Vec<String> {
+    const MOST_PERCENT: u64 = 75;
+    const PURGES_PERCENT: u64 = 30;
+    const NET_PERCENT: u64 = 25;
+    let has_net = chance.percent(NET_PERCENT);
+    let drawn = fault::families().filter(|family| match *family {
+        fault::NETNS => has_net,
+        wired if fault::WIRED.contains(&wired) && has_net => false,
+        "snapshot" => chance.percent(PURGES_PERCENT),
+        _ => chance.percent(MOST_PERCENT),
+    });
+    let drawn: Vec<String> = drawn.map(str::to_owned).collect();
+    match drawn.is_empty() {
+        true => any_families(chance),
+        false => drawn,
+    }
+}
+
+/// A short run keeps to the lower quarter.
+fn between(chance: &mut Chance, (from, to): (u64, u64), is_long: bool) -> u64 {
+    let parts = if is_long { 1 } else { 4 };
+    chance.between(from, from + (to - from) / parts)
 }
 
 fn any_company(chance: &mut Chance, kinds: &[&'static Kind]) -> Option<&'static Kind> {
@@ -160,10 +196,17 @@ fn the_same_seed_makes_the_same_plan_and_each_fault_is_in_it() {
     assert_eq!(plan(3), plan(3));
     assert_ne!(plan(3)["steps"], plan(4)["steps"]);
     let steps = plan(3)["steps"].as_array().unwrap().clone();
-    for kind in FAULTS {
+    let expected = FAULTS
+        .iter()
+        .filter(|kind| kind.family != fault::NETNS && !kind.slow);
+    for kind in expected {
         let count = steps.iter().filter(|s| s["fault"] == kind.name()).count();
         assert_eq!(count, 1, "{}", kind.name());
     }
+    let random = |seed| Plan::new(Options::parse("--nemesis random", seed).unwrap());
+    assert_eq!(random(3).shown(), random(3).shown());
+    let purging = (0..100).filter(|seed| random(*seed).purges).count();
+    assert!((10..60).contains(&purging), "{purging}");
     let long = Plan::new(Options::parse("--minutes 30", 3).unwrap());
     let adds = long.steps.iter().filter(|s| s.kind.family == "add").count();
     assert!(adds == 1 && long.steps.len() > 300, "{}", long.steps.len());

@@ -3,11 +3,22 @@
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::support::now_us;
+
+/// Where runs go instead of `jepsen-runs`.
+const RUNS: &str = "JEPSEN_RUNS";
+
+/// The folder of all runs, and of their ledger.
+pub fn runs() -> PathBuf {
+    match std::env::var_os(RUNS) {
+        Some(path) => path.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("jepsen-runs"),
+    }
+}
 
 /// A file of NDJSON that many threads write to.
 struct Lines(Mutex<BufWriter<File>>);
@@ -128,6 +139,16 @@ impl Faults {
     pub fn note(&self, what: &str, nodes: &[u64], phase: &str, detail: &Value) {
         self.0
             .write_now(json!({ "what": what, "nodes": nodes, "phase": phase, "detail": detail }));
+        self.0.flush();
+    }
+
+    /// The machine stood still from an instant until now.
+    pub fn held_up(&self, from_us: u64, detail: &Value) {
+        for (phase, t) in [("begin", from_us), ("end", now_us())] {
+            self.0.write(
+                &json!({ "what": "machine", "nodes": [], "phase": phase, "detail": detail, "t": t }),
+            );
+        }
         self.0.flush();
     }
 }

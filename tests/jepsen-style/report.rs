@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
 
 use crate::plan::Plan;
 use crate::record;
 use crate::run::Outcome;
+use crate::sums;
 
 const WIDTH: f64 = 1_200.0;
 /// A row of the timeline of faults.
@@ -39,7 +39,10 @@ pub fn write(outcome: &Outcome, plan: &Plan, skipped: &BTreeMap<String, String>)
         "operations": operations(&history), "deliveries": sink.len(),
     });
     fs::write(dir.join("verdicts.json"), format!("{all:#}\n")).unwrap();
-    enter(outcome, plan, &history);
+    // What a broken build does says nothing about the product.
+    if plan.options.bug.is_none() {
+        enter(outcome, plan, &history, skipped);
+    }
 
     let mut page = String::from(HEAD);
     let title = if outcome.is_ok() { "held" } else { "FAILED" };
@@ -100,18 +103,21 @@ td,th{border:1px solid #ccc;padding:2px 8px;text-align:left;vertical-align:top}p
 white-space:pre-wrap}.ok{background:#cfc}.bad{background:#fbb}svg{display:block;background:#fafafa}\
 text{font-size:10px}</style>";
 
-/// What the run adds to what was ever tried: `jepsen-runs/ledger.ndjson`.
-fn enter(outcome: &Outcome, plan: &Plan, history: &[Value]) {
+/// What the run adds to what was ever tried.
+fn enter(outcome: &Outcome, plan: &Plan, history: &[Value], skipped: &BTreeMap<String, String>) {
     let t = |op: Option<&Value>| op.and_then(|op| op["t"].as_u64()).unwrap_or(0);
     let undecided: u64 = outcome.verdicts.iter().map(|v| v.undecided).sum();
-    let line = json!({
+    let checked: u64 = outcome.verdicts.iter().map(|v| v.checked).sum();
+    let wrong = outcome.verdicts.iter().filter(|v| !v.ok);
+    let violations: Vec<&str> = wrong.map(|v| v.name).collect();
+    let skipped: Vec<&String> = skipped.keys().collect();
+    sums::enter(&json!({
         "seed": plan.options.seed, "options": plan.options.shown(), "ok": outcome.is_ok(),
-        "seconds": (t(history.last()) - t(history.first())) / 1_000_000, "undecided": undecided,
-        "faults": outcome.happened, "operations": operations(history),
-    });
-    let path = outcome.dir.with_file_name("ledger.ndjson");
-    let ledger = fs::File::options().create(true).append(true).open(path);
-    writeln!(ledger.unwrap(), "{line}").unwrap();
+        "commit": sums::commit(), "began_us": t(history.first()),
+        "seconds": (t(history.last()) - t(history.first())) / 1_000_000,
+        "checked": checked, "undecided": undecided, "violations": violations,
+        "faults": outcome.happened, "skipped": skipped, "operations": operations(history),
+    }));
 }
 
 fn escape(text: &str) -> String {

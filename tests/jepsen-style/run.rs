@@ -3,19 +3,24 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::check;
-use crate::fault::{Begun, Kind, Trouble};
-use crate::heal;
+use crate::disks::Disk;
+use crate::fault::{Begun, Kind, NETNS, Trouble};
+use crate::heal::{self, READY_WITHIN};
+use crate::machine::Machine;
+use crate::net::Net;
+use crate::options::Options;
 use crate::plan::Plan;
 use crate::record::{self, Faults, History};
 use crate::report;
 use crate::sink::Sink;
-use crate::site::{Mount, SMALL, Site};
+use crate::site::Site;
 use crate::support::node::binary;
 use crate::support::{now_ms, seconds};
 use crate::verdict::Verdict;
@@ -24,8 +29,6 @@ use crate::work::{self, Caller, Crew};
 
 /// A new cluster serves by then.
 const FORMED_WITHIN: Duration = seconds(60);
-/// After a fault the cluster is given so long before the next one; it need not use it.
-const SETTLED_WITHIN: Duration = seconds(12);
 const STOPPED_WITHIN: Duration = seconds(30);
 /// Of each kind of operation at least so many must have been answered well.
 const ANSWERED_MIN: u64 = 3;
@@ -58,12 +61,17 @@ struct Done {
 
 /// Runs a plan. Everything it leaves is in `jepsen-runs/<seed>`.
 pub fn run(plan: &Plan) -> Outcome {
-    let dir = folder(plan.options.seed);
+    let dir = folder(&plan.options);
     fs::write(dir.join("plan.json"), format!("{:#}\n", plan.shown())).unwrap();
     let [work_seed, wire_seed, sink_seed] = plan.seeds;
-    let sink = Arc::new(Sink::start(&dir, Chance::new(sink_seed)));
+    let net = match plan.has(NETNS) {
+        true => Net::new(),
+        false => Err(Trouble::Skipped("the plan needs none".into())),
+    };
+    let host = net.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), Net::host);
+    let sink = Arc::new(Sink::start(&dir, host, Chance::new(sink_seed)));
     let wires = Wires::new(Chance::new(wire_seed));
-    let mut site = Site::new(&dir, plan, wires, sink.clone());
+    let mut site = Site::new(&dir, plan, wires, sink.clone(), net);
     let began = now_ms();
     site.nodes.iter_mut().for_each(|node| node.start());
     let formed = site.wait(FORMED_WITHIN, |site| site.is_ready().then_some(()));
@@ -83,7 +91,9 @@ pub fn run(plan: &Plan) -> Outcome {
     );
     let shared = Arc::new(shared);
     let crew = Crew::start(shared.clone(), Chance::new(work_seed));
-    let mut done = disturb(&mut site, plan, &Faults::create(&dir));
+    let faults = Arc::new(Faults::create(&dir));
+    let machine = Machine::watch(faults.clone());
+    let mut done = disturb(&mut site, plan, &faults);
     if let Err(why) = crew.stop() {
         done.failed.push(why);
     }
@@ -99,12 +109,17 @@ pub fn run(plan: &Plan) -> Outcome {
     verdicts.push(keep(&mut site, &dir));
     drop(shared);
     // Processes and small file systems first: they must not write into what is being read.
-    let mounts = close(site);
+    let disks = close(site);
+    println!(
+        "    the machine was late by {} ms at worst",
+        machine.worst_ms()
+    );
+    drop(machine);
     let sink = Arc::into_inner(sink).expect("nobody else has the sink any more");
     verdicts.push(well_called(&sink));
     sink.close();
     verdicts.extend(check::check(&dir));
-    drop(mounts);
+    drop(disks);
     let outcome = Outcome {
         repeat: format!("just jepsen {}", plan.options.shown()),
         dir,
@@ -119,13 +134,20 @@ pub fn run(plan: &Plan) -> Outcome {
 }
 
 /// An empty folder for this run.
-fn folder(seed: u64) -> PathBuf {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("jepsen-runs")
-        .join(seed.to_string());
+fn folder(options: &Options) -> PathBuf {
+    let seed = options.seed;
+    let name = match &options.bug {
+        Some(bug) => format!("{bug}-{seed}"),
+        None => seed.to_string(),
+    };
+    let dir = record::runs().join(name);
     if dir.exists() {
-        // A run that was killed may have left its small disk behind.
-        Mount::release(&dir.join(format!("node-{SMALL}")));
+        // A run that was killed may have left its disks behind.
+        for entry in fs::read_dir(&dir).unwrap().flatten() {
+            if entry.path().extension().is_some_and(|end| end == "img") {
+                Disk::release(&entry.path().with_extension(""));
+            }
+        }
         fs::remove_dir_all(&dir).unwrap();
     }
     fs::create_dir_all(&dir).unwrap();
@@ -137,8 +159,18 @@ fn disturb(site: &mut Site, plan: &Plan, faults: &Faults) -> Done {
     let mut done = Done::default();
     for step in &plan.steps {
         site.pass(Duration::from_millis(step.rest_ms), &[]);
-        // Each fault meets a cluster that works; what does not recover shows at the end.
-        site.wait(SETTLED_WITHIN, |site| site.is_ready().then_some(()));
+        // Each fault meets a cluster that works.
+        if site
+            .wait(READY_WITHIN, |site| site.is_ready().then_some(()))
+            .is_none()
+        {
+            let late = format!(
+                "I-32: before {}: not ready {READY_WITHIN:?} after the last fault ended",
+                step.kind.name()
+            );
+            println!("    {late}");
+            done.failed.push(late);
+        }
         let mut chance = Chance::new(step.seed);
         let half = Duration::from_millis(step.hold_ms / 2);
         let Some(main) = begin(site, step.kind, &mut chance, faults, &mut done) else {
@@ -331,22 +363,25 @@ fn keep(site: &mut Site, dir: &Path) -> Verdict {
 }
 
 /// Ends processes and wires; what is mounted stays until the folder was looked at.
-fn close(site: Site) -> Option<Mount> {
+fn close(site: Site) -> BTreeMap<u64, Disk> {
     let Site {
-        nodes, small_disk, ..
+        nodes, disks, net, ..
     } = site;
     drop(nodes);
-    small_disk.map(|(_, mount)| mount)
+    drop(net);
+    disks
 }
 
 /// Data directories of a good run tell nothing more.
 fn tidy(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("node-") && entry.path().is_dir() {
-            // It may be busy still; then it stays.
-            let _ = fs::remove_dir_all(entry.path());
-        }
+        // It may be busy still; then it stays.
+        let _ = match entry.path() {
+            path if name.starts_with("node-") && path.is_dir() => fs::remove_dir_all(path),
+            path if name.ends_with(".img") => fs::remove_file(path),
+            _ => Ok(()),
+        };
     }
 }
 

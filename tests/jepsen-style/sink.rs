@@ -6,7 +6,7 @@
 
 use serde_json::json;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,22 +34,28 @@ pub enum Evil {
     Redirect,
     /// Says 200 and then half of what it promised.
     Half,
+    /// Says 200 and then does not stop.
+    Huge,
     /// Closes without a word.
     Mute,
 }
 
-pub const EVILS: [Evil; 7] = [
+pub const EVILS: [Evil; 8] = [
     Evil::Slow,
     Evil::Hang,
     Evil::Broken,
     Evil::Busy,
     Evil::Redirect,
     Evil::Half,
+    Evil::Huge,
     Evil::Mute,
 ];
 
 /// How long a hanging receiver hangs, at most; callers give up earlier.
 const HANG: Duration = Duration::from_secs(30);
+
+/// So many pieces of 64 KiB; callers give up earlier.
+const HUGE_PIECES: u32 = 500;
 
 struct Shared {
     book: Deliveries,
@@ -71,14 +77,14 @@ pub struct Sink {
 }
 
 impl Sink {
-    pub fn start(dir: &Path, chance: Chance) -> Sink {
+    pub fn start(dir: &Path, host: IpAddr, chance: Chance) -> Sink {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("sink")
             .enable_all()
             .build()
             .unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(TcpListener::bind((host, 0))).unwrap();
         let shared = Arc::new(Shared {
             book: Deliveries::create(dir),
             evil: Mutex::default(),
@@ -309,6 +315,18 @@ async fn answer_evil(
         Evil::Half => {
             let half = b"HTTP/1.1 200 as told\r\ncontent-length: 1000\r\n\r\nonly this";
             stream.write_all(half).await?;
+        }
+        Evil::Huge => {
+            let head = format!(
+                "HTTP/1.1 200 as told\r\ncontent-length: {}\r\n\r\n",
+                u64::MAX
+            );
+            stream.write_all(head.as_bytes()).await?;
+            // As fast as leaves the machine something for others.
+            for _ in 0..HUGE_PIECES {
+                stream.write_all(&[b'x'; 1 << 16]).await?;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
         Evil::Mute => {}
     }

@@ -8,17 +8,23 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use crate::chance::Chance;
+use crate::disks::Disk;
+use crate::fault::{DISKS, Trouble};
+use crate::net::Net;
 use crate::plan::Plan;
 use crate::sink::Sink;
-use crate::support::http::{Answer, Client};
+use crate::support::http::{Answer, Client, TOKEN};
 use crate::support::node::Node;
 use crate::support::{now_ms, pass, seconds};
-use crate::wires::Wires;
+use crate::wires::{Mood, Wires};
 
 /// How many nodes form the cluster.
 pub const FIRST_NODES: u64 = 3;
-/// The node whose disk is small, where the plan has a full one.
-pub const SMALL: u64 = 2;
+/// What nodes log, where more is asked for than they do by themselves.
+const FILTER: &str = "JEPSEN_LOG";
+/// How large a node's own disk is, MiB: first, and for each minute of the run. Its image takes only
+/// what was written.
+const DISK_MIB: (u64, u64) = (512, 64);
 /// What the harness itself asks a node must be answered by then.
 const ASK_WITHIN: Duration = seconds(2);
 const LOOK: Duration = Duration::from_millis(50);
@@ -33,81 +39,72 @@ pub struct Site {
     pub sink: Arc<Sink>,
     pub doors: Doors,
     pub root: PathBuf,
-    /// A node whose disk is small, and its directory.
-    pub small_disk: Option<(u64, Mount)>,
+    /// Disks of nodes, where the plan needs them.
+    pub disks: BTreeMap<u64, Disk>,
+    /// Why there are none.
+    pub no_disks: Trouble,
+    disk_mib: Option<u64>,
     /// The library that fakes clocks.
     pub faketime: Option<PathBuf>,
     /// How much the workload does, as a multiple of the usual.
     pub pressure: Arc<std::sync::atomic::AtomicU64>,
+    /// Where nodes run in namespaces of their own; or why they do not.
+    pub net: Result<Net, Trouble>,
     peers: BTreeMap<u64, SocketAddr>,
     settings: Vec<(String, String)>,
     /// Nodes that ended by themselves although nothing was done to them.
     pub deaths: Vec<String>,
 }
 
-/// A file system that goes when this goes.
-pub struct Mount(PathBuf);
-
-impl Mount {
-    /// # Errors
-    /// When this process may not mount.
-    pub fn tmpfs(dir: &Path, mib: u64) -> Result<Mount, String> {
-        std::fs::create_dir_all(dir).map_err(|e| e.to_string())?;
-        let made = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
-            .arg(dir)
-            .output();
-        match made {
-            Ok(made) if made.status.success() => Ok(Mount(dir.to_owned())),
-            Ok(made) => Err(String::from_utf8_lossy(&made.stderr).trim().to_owned()),
-            Err(error) => Err(format!("mount: {error}")),
-        }
-    }
-
-    /// Unmounts; says whether something was mounted there.
-    pub fn release(dir: &Path) -> bool {
-        let done = std::process::Command::new("umount")
-            .arg("-l")
-            .arg(dir)
-            .output();
-        done.is_ok_and(|done| done.status.success())
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        if !Mount::release(&self.0) {
-            eprintln!("{} is still mounted", self.0.display());
-        }
-    }
+/// Nodes that others can reach start only with credentials, and call private addresses only where
+/// they may.
+fn settings_beyond_loopback(net: &Net) -> [(String, String); 3] {
+    let token = TOKEN.get_or_init(|| "what-clients-of-the-harness-say".into());
+    [
+        ("HOROLOG_API_TOKEN".into(), token.clone()),
+        (
+            "HOROLOG_CLUSTER_SECRET".into(),
+            "what-nodes-of-the-harness-say".into(),
+        ),
+        ("HOROLOG_CALLBACKS_ALLOW".into(), net.host().to_string()),
+    ]
 }
 
 impl Site {
     /// Nodes that are not started yet.
-    pub fn new(root: &Path, plan: &Plan, wires: Wires, sink: Arc<Sink>) -> Site {
+    pub fn new(
+        root: &Path,
+        plan: &Plan,
+        wires: Wires,
+        sink: Arc<Sink>,
+        net: Result<Net, Trouble>,
+    ) -> Site {
         let mut site = Site {
             nodes: Vec::new(),
             wires,
             sink,
             doors: Doors::default(),
             root: root.to_owned(),
-            small_disk: None,
+            disks: BTreeMap::new(),
+            no_disks: Trouble::Skipped("the plan needs none".into()),
+            disk_mib: None,
             faketime: None,
             pressure: Arc::new(1.into()),
+            net,
             peers: BTreeMap::new(),
             settings: plan.settings.clone(),
             deaths: Vec::new(),
         };
-        if plan.has("disk") {
-            let mib = 128 + plan.options.seconds / 60 * 8;
-            match Mount::tmpfs(&root.join(format!("node-{SMALL}")), mib) {
-                Ok(mount) => site.small_disk = Some((SMALL, mount)),
-                Err(why) => println!("no small disk: {why}"),
-            }
+        if let Ok(filter) = std::env::var(FILTER) {
+            let name = "HOROLOG_TELEMETRY_FILTER".into();
+            site.settings.push((name, filter));
+        }
+        if let Ok(net) = &site.net {
+            site.settings.extend(settings_beyond_loopback(net));
+        }
+        if DISKS.iter().any(|family| plan.has(family)) {
+            let (first, a_minute) = DISK_MIB;
+            site.disk_mib = Some(first + plan.options.seconds / 60 * a_minute);
         }
         if plan.has("clock") {
             site.faketime = crate::fault::clock::library();
@@ -130,10 +127,50 @@ impl Site {
             node.env
                 .extend(crate::fault::clock::settings(&self.root, id, library));
         }
-        self.peers.insert(id, self.wires.to_peer(id, node.peer));
+        if let Some(mib) = self.disk_mib {
+            match Disk::make(&node.dir, mib) {
+                Ok(disk) => drop(self.disks.insert(id, disk)),
+                Err(why) => self.no_disks = why,
+            }
+        }
+        match &mut self.net {
+            Ok(net) => {
+                net.add(id).expect("a place in the network");
+                node.net = Some(net.file(id));
+                node.http.set_ip(net.of(id));
+                node.peer.set_ip(net.of(id));
+                self.peers.insert(id, node.peer);
+            }
+            Err(_) => {
+                self.peers.insert(id, self.wires.to_peer(id, node.peer));
+            }
+        }
         let door = self.wires.to_http(id, node.http);
         self.doors.write().unwrap().push((id, door));
         self.nodes.push(node);
+    }
+
+    /// Cuts ways between nodes, by whatever they speak over.
+    ///
+    /// # Errors
+    /// When it could not be done.
+    pub fn part(&mut self, ways: Vec<(u64, u64)>) -> Result<(), String> {
+        match &mut self.net {
+            Ok(net) => net.cut(&ways),
+            Err(_) => {
+                self.wires.set(ways, Mood::Cut);
+                Ok(())
+            }
+        }
+    }
+
+    /// Mends what `part` cut.
+    ///
+    /// # Errors
+    /// When it could not be done.
+    pub fn unite(&mut self) -> Result<(), String> {
+        self.wires.clear();
+        self.net.as_mut().map_or(Ok(()), Net::heal)
     }
 
     /// The peer addresses of all nodes, as the nodes are told.
@@ -232,14 +269,11 @@ impl Site {
                 continue;
             }
             // What met a full disk may end a moment after there is room again.
-            let on_small_disk = self
-                .small_disk
-                .as_ref()
-                .is_some_and(|(node, _)| *node == id);
+            let has_disk = self.disks.contains_key(&id);
             let full = last
                 .iter()
                 .any(|line| line.contains("No space left on device"));
-            if !(on_small_disk && full) {
+            if !(has_disk && full) {
                 let death = format!("node {id} ended by itself: {}", last.join(" / "));
                 println!("    {death}");
                 self.deaths.push(death);

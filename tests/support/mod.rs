@@ -8,9 +8,11 @@
 
 pub mod agree;
 pub mod cluster;
+pub mod explained;
 pub mod http;
 pub mod node;
 pub mod receiver;
+pub mod told;
 pub mod work;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

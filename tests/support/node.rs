@@ -1,6 +1,7 @@
 //! One node: a process of the real binary, and what can be done to it.
 
 use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -11,9 +12,20 @@ use std::time::Duration;
 use super::http::Client;
 use super::wait_for;
 
+/// Another binary to test than the one that was built with the tests: a copy that stays as it is
+/// while the tree goes on, or a build that is broken on purpose.
+pub const BINARY: &str = "TEST_BINARY";
+
 /// The binary under test.
 pub fn binary() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_horolog"));
+    without_settings(Command::new(program()))
+}
+
+fn program() -> OsString {
+    std::env::var_os(BINARY).unwrap_or_else(|| env!("CARGO_BIN_EXE_horolog").into())
+}
+
+fn without_settings(mut command: Command) -> Command {
     // Settings of whoever runs the tests are not settings of the nodes.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HOROLOG_") {
@@ -53,6 +65,8 @@ pub struct Node {
     /// What follows `serve --id … --dir … --http … --peer …`.
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// The network namespace it runs in, if not this one.
+    pub net: Option<PathBuf>,
     log: PathBuf,
     child: Option<Child>,
 }
@@ -67,6 +81,7 @@ impl Node {
             dir: root.join(format!("node-{id}")),
             args: Vec::new(),
             env: Vec::new(),
+            net: None,
             log: root.join(format!("node-{id}.log")),
             child: None,
         }
@@ -81,7 +96,8 @@ impl Node {
         assert!(self.child.is_none(), "node {} runs already", self.id);
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.unwrap();
-        let child = binary()
+        let child = self
+            .program()
             .args(["serve", "--id", &self.id.to_string()])
             .arg("--dir")
             .arg(&self.dir)
@@ -94,6 +110,18 @@ impl Node {
             .stderr(log)
             .spawn();
         self.child = Some(child.unwrap());
+    }
+
+    fn program(&self) -> Command {
+        let Some(net) = &self.net else {
+            return binary();
+        };
+        // It becomes the program: the process is the node's.
+        let mut command = without_settings(Command::new("nsenter"));
+        command
+            .arg(format!("--net={}", net.display()))
+            .arg(program());
+        command
     }
 
     pub fn runs(&self) -> bool {

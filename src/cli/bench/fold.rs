@@ -118,7 +118,7 @@ impl Desk {
             node: 1,
             boot: 1,
             cause: "bench".into(),
-            lost: Vec::new(),
+            kept: Vec::new(),
         };
         desk.fold(START, vec![assign.into()])?;
         Ok(desk)

@@ -19,7 +19,10 @@ pub(super) fn log(log: &LogStore, from: u64, end: u64) -> Result<()> {
 }
 
 /// An entry as lines of JSON: one for each of its events.
-fn lines(entry: &Entry) -> Result<Vec<String>> {
+///
+/// # Errors
+/// Its payload cannot be read.
+pub fn lines(entry: &Entry) -> Result<Vec<String>> {
     let at = entry.at;
     let place = |kind: &str| -> Value {
         json!({ "index": at.index, "term": at.term, "leader": at.node, "kind": kind })

@@ -3,6 +3,8 @@
 mod export;
 mod verify;
 
+pub use export::lines;
+
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -10,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::output::line;
 use crate::log::{Bounds, DirLock, EngineKind, Entry, Identity, LogFault, LogStore};
+use crate::state::{RedbStore, State};
 
 /// Entries are read in pieces of about this size.
 const PIECE_BYTES: usize = 8 << 20;
@@ -22,7 +25,7 @@ pub struct LogArgs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Shows whose directory it is and what its log holds.
+    /// Shows whose directory it is, what its log holds, and what the store's last checkpoint covers.
     Show {
         #[command(flatten)]
         of: Directory,
@@ -94,15 +97,15 @@ pub fn run(args: &LogArgs) -> Result<()> {
 }
 
 /// A directory that no node uses.
-struct Stopped {
+pub(super) struct Stopped {
     dir: PathBuf,
-    identity: Identity,
-    log: Result<LogStore, LogFault>,
+    pub(super) identity: Identity,
+    pub(super) log: Result<LogStore, LogFault>,
     _lock: DirLock,
 }
 
 impl Stopped {
-    fn open(dir: &Path) -> Result<Stopped> {
+    pub(super) fn open(dir: &Path) -> Result<Stopped> {
         let engine = match (dir.join("log.redb").exists(), dir.join("log.sled").exists()) {
             (true, _) => EngineKind::Redb,
             (_, true) => EngineKind::Sled,
@@ -134,6 +137,7 @@ fn first_index(bounds: &Bounds) -> u64 {
 
 fn show(dir: &Path) -> Result<()> {
     let node = Stopped::open(dir)?;
+    let store = node.store();
     let log = node.log.context("the log cannot be opened")?;
     let (bounds, status) = (log.bounds(), log.status());
     let index = |at: Option<crate::log::Position>| at.map(|at| at.index);
@@ -149,9 +153,26 @@ fn show(dir: &Path) -> Result<()> {
         "purged": index(bounds.purged),
         "last": index(bounds.last),
         "committed": index(log.committed()),
+        "checkpoint": checkpoint(&store)?,
     });
     line(&serde_json::to_string_pretty(&shown)?);
     Ok(())
+}
+
+/// The last checkpoint of the store, and how far each shard has come by it; null: there is none.
+fn checkpoint(store: &Path) -> Result<serde_json::Value> {
+    if !store.exists() {
+        return Ok(serde_json::Value::Null);
+    }
+    let (state, _) = State::open(Box::new(RedbStore::open(store)?))?;
+    let shards = state.progress().map(|(shard, progress)| {
+        json!({ "shard": shard.0, "open": progress.open, "committed": progress.position })
+    });
+    let shards: Vec<_> = shards.collect();
+    Ok(match state.applied() {
+        0 => serde_json::Value::Null,
+        index => json!({ "index": index, "shards": shards }),
+    })
 }
 
 /// Reads the entries `from..end`, piece by piece.

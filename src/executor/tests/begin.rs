@@ -2,6 +2,7 @@
 
 use super::rig::*;
 use crate::model::*;
+use crate::state::Release;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn withdrawing_races_with_beginning() {
@@ -64,8 +65,13 @@ async fn what_is_closed_or_of_another_node_does_not_begin() {
     rig.trigger(1, at, "http://a/");
     rig.trigger(2, at, "http://a/");
     rig.close(1);
-    let Change::Triggered { seq, fence, at, .. } =
-        rig.log.trigger(3, fence(1, 1), at, &spec("http://a/"))
+    let Change::Triggered {
+        seq,
+        fence,
+        at,
+        hash,
+        ..
+    } = rig.log.trigger(3, fence(1, 1), at, &spec("http://a/"))
     else {
         unreachable!()
     };
@@ -75,6 +81,7 @@ async fn what_is_closed_or_of_another_node_does_not_begin() {
         fence,
         at,
         owner,
+        hash,
     };
     rig.executor.changed(&[foreign]);
     rig.wall(at);
@@ -95,30 +102,45 @@ async fn an_attempt_that_the_state_no_longer_knows_is_not_called() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_released_epoch_starts_nothing_more() {
+async fn a_shard_that_was_let_go_of_starts_nothing_more() {
     let rig = Rig::new(settings());
     let at = START.plus(Span(50));
+    // The rig's hash is the number, so of two shards one has the odd numbers.
+    let release = Release {
+        term: 1,
+        total: 2,
+        shards: vec![Shard(1)],
+        epoch: Epoch(4),
+    };
     let trigger = |seq, epoch, at, url| {
         let change = rig.log.trigger(seq, fence(epoch, 1), at, &spec(url));
         rig.executor.changed(&[change]);
     };
     trigger(1, 4, START, "http://slow/");
     rig.begun(vec![1]).await;
-    trigger(2, 4, at, "http://a/");
-    trigger(3, 5, at, "http://a/");
-    assert_eq!(rig.executor.release(Epoch(4)), 1, "one is in flight");
-    trigger(4, 4, START, "http://a/");
+    trigger(3, 4, at, "http://a/");
+    trigger(4, 4, at, "http://a/");
+    trigger(5, 5, at, "http://a/");
+    let begun = [(Seq(1), fence(4, 1))];
+    assert_eq!(rig.executor.release(&release), begun, "it ends what began");
+    trigger(7, 4, START, "http://a/");
     rig.wall(at);
-    rig.begun(vec![1, 3]).await;
+    rig.begun(vec![1, 4, 5]).await;
     trigger(90, 5, at, "http://settle/");
-    rig.begun(vec![1, 3, 90]).await;
+    rig.begun(vec![1, 4, 5, 90]).await;
     rig.script.gate.add_permits(1);
     until(|| rig.executor.in_flight() == 0).await;
     assert_eq!(
-        rig.executor.release(Epoch(4)),
-        1,
+        rig.executor.release(&release),
+        begun,
         "the log must have it first"
     );
     rig.executor.changed(&[rig.log.close(Seq(1), fence(4, 1))]);
-    assert_eq!(rig.executor.release(Epoch(4)), 0);
+    assert_eq!(rig.executor.release(&release), []);
+    // The leader that asked is gone, and its assignment never came.
+    rig.executor.new_term(1);
+    rig.settle(92).await;
+    rig.begun(vec![1, 4, 5, 90, 92]).await;
+    rig.executor.new_term(2);
+    rig.begun(vec![1, 3, 4, 5, 7, 90, 92]).await;
 }

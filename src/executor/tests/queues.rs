@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::rig::*;
 use crate::executor::*;
 use crate::model::*;
+use crate::state::{Open, Release};
 
 fn small(per_target: usize, total: usize, held_max: usize) -> Settings {
     Settings {
@@ -195,11 +196,17 @@ fn a_runtime_that_goes_away_takes_the_executor_along() {
 }
 
 /// Which of these attempts the executor knows.
+fn open(seq: u64, fence: Fence) -> Open {
+    Open {
+        at: START,
+        seq: Seq(seq),
+        fence,
+        hash: seq,
+    }
+}
+
 fn known(rig: &Rig, seqs: std::ops::Range<u64>) -> Vec<u64> {
-    let asked: Vec<_> = seqs
-        .clone()
-        .map(|seq| (START, Seq(seq), fence(1, 1)))
-        .collect();
+    let asked: Vec<_> = seqs.clone().map(|seq| open(seq, fence(1, 1))).collect();
     let known = rig.executor.knows(&asked);
     let known = seqs.zip(known).filter(|(_, known)| *known);
     known.map(|(seq, _)| seq).collect()
@@ -215,7 +222,7 @@ async fn what_waits_or_runs_is_known_and_what_nobody_brought_is_not() {
     until(|| rig.executor.metrics().queued == 48).await;
     rig.clock.pass(Duration::from_secs(3_600));
     assert_eq!(known(&rig, 0..60), Vec::from_iter(0..50));
-    let other = [(START, Seq(3), fence(1, 2)), (START, Seq(3), fence(2, 1))];
+    let other = [fence(1, 2), fence(2, 1)].map(|fence| open(3, fence));
     assert_eq!(
         rig.executor.knows(&other),
         [false, false],
@@ -262,13 +269,21 @@ async fn an_outcome_is_on_its_way_only_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_let_go_of_is_not_known_any_more() {
+async fn what_was_let_go_of_is_left_to_the_leader() {
     let rig = Rig::unleased(settings());
     rig.trigger(1, START, "http://quick/");
     until(|| rig.executor.metrics().queued == 1).await;
-    rig.executor.release(Epoch(1));
+    assert_eq!(known(&rig, 0..5), [1], "it waits here");
+    rig.executor.release(&Release {
+        term: 1,
+        total: 1,
+        shards: vec![Shard(0)],
+        epoch: Epoch(1),
+    });
     rig.renew();
-    until(|| known(&rig, 0..5).is_empty()).await;
+    until(|| rig.executor.metrics().queued == 0).await;
+    let all = [0, 1, 2, 3, 4];
+    assert_eq!(known(&rig, 0..5), all, "whoever asked gives the shard away");
     assert!(rig.script.begun().is_empty());
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::executor::*;
 use crate::model::*;
-use crate::state::Dispatch;
+use crate::state::{Dispatch, Open};
 
 pub const NODE: NodeId = 7;
 /// Where driven clocks start; far from zero, so that they can go back.
@@ -114,6 +114,7 @@ impl Log {
             fence,
             at,
             owner: NODE,
+            hash: seq.0,
         }
     }
 
@@ -145,7 +146,12 @@ impl Log {
                 open.iter()
                     .filter(|(place, _)| behind(place))
                     .take(limit)
-                    .map(|((at, seq), dispatch)| (*at, *seq, dispatch.fence))
+                    .map(|((at, seq), dispatch)| Open {
+                        at: *at,
+                        seq: *seq,
+                        fence: dispatch.fence,
+                        hash: seq.0,
+                    })
                     .collect()
             }),
         }
@@ -266,7 +272,7 @@ impl Rig {
         self.clock.set_wall_us(to);
         // Under the lock: the thread is either asleep or will look again before it sleeps.
         drop(self.executor.inner.lock());
-        self.executor.inner.due.notify_one();
+        self.executor.inner.due.ring();
     }
 
     /// Waits until exactly these have begun, in any order.

@@ -14,7 +14,7 @@ use super::frame::{FAILED, Frame};
 use super::handshake::{self, Hello, Secret, Self_};
 use super::refusals::Refusals;
 use super::tls::explain;
-use super::{Connecting, Connection, Network};
+use super::{Arrival, Connecting, Connection, Listener};
 
 /// A peer that has not introduced itself by then is let go.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -39,9 +39,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
 
 /// Accepts connections until told to stop.
 pub(crate) async fn serve(
-    listener: tokio::net::TcpListener,
+    mut listener: Box<dyn Listener>,
     handler: Arc<impl Handler>,
-    (network, secret): (Arc<dyn Network>, Secret),
+    secret: Secret,
     stop: CancellationToken,
 ) {
     let refusals = Arc::new(Refusals::default());
@@ -56,18 +56,16 @@ pub(crate) async fn serve(
             continue;
         };
         match accepted {
-            Ok((stream, from)) => {
-                let _ = stream.set_nodelay(true);
+            Ok(Arrival { connection, from }) => {
                 let (handler, secret, stop) = (handler.clone(), secret.clone(), stop.clone());
-                let (taken, refusals) = (network.accept(stream), refusals.clone());
+                let refusals = refusals.clone();
                 tracker.spawn(async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        ended = attend(taken, handler, secret) => match ended {
+                        ended = attend(connection, handler, secret) => match ended {
                             // A reason of ours, and nobody else may be looking at this.
                             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                                let ip = from.ip();
-                                refusals.warn(&ip.to_string(), &format!("a peer at {ip} is refused: {e}"));
+                                refusals.warn(&from, &format!("a peer at {from} is refused: {e}"));
                             }
                             Err(e) => tracing::debug!("peer connection ended: {e}"),
                             Ok(()) => {}
@@ -152,6 +150,7 @@ async fn send(
 
 #[cfg(test)]
 mod tests {
+    use super::super::Port;
     use super::*;
     use crate::raft::peer::{CallError, Lane, Peers, Tcp};
 
@@ -181,9 +180,12 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
         let server = serve(
-            listener,
+            Box::new(Port {
+                listener,
+                taker: Arc::new(Tcp),
+            }),
             Arc::new(NotYet),
-            (Arc::new(Tcp), Secret::default()),
+            Secret::default(),
             stop.clone(),
         );
         let server = tokio::spawn(server);

@@ -47,10 +47,6 @@ impl Peers {
             .clear();
     }
 
-    pub(crate) fn network(&self) -> Arc<dyn Network> {
-        self.network.clone()
-    }
-
     pub(crate) fn me(&self) -> Self_ {
         *self.me.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,12 +1,13 @@
 //! One connection to a peer: many calls in flight, answered by number.
 
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, BufReader, BufWriter};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Duplex;
 use super::frame::{FAILED, Frame};
@@ -14,6 +15,11 @@ use super::handshake::refusal;
 
 /// Frames that may wait for the socket before callers wait themselves.
 const OUTBOX: usize = 256;
+
+/// A link on which calls run out of time, and nothing at all was heard for so long, is given up. What
+/// the network lost it may send again only much later, by the kernel's own doubling of pauses; a new
+/// connection is through at once. Longer than a busy peer is silent.
+const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// Why a call has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -32,7 +38,8 @@ pub(crate) enum CallError {
     Refused { address: String, why: String },
 }
 
-type Pending = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Frame>>>>>;
+/// In order of numbers, so that those who wait for a connection that broke wake in that order.
+type Pending = Arc<Mutex<Option<BTreeMap<u64, oneshot::Sender<Frame>>>>>;
 
 /// An open connection. Dropping it closes it.
 pub(crate) struct Link {
@@ -41,6 +48,7 @@ pub(crate) struct Link {
     pending: Pending,
     next: AtomicU64,
     refused: Arc<Mutex<Option<String>>>,
+    heard: Arc<Mutex<Instant>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -54,15 +62,18 @@ impl Link {
     /// Takes over a connection on which the handshake is done.
     pub(crate) fn new(address: String, stream: Box<dyn Duplex>) -> Link {
         let (outbox, inbox) = mpsc::channel(OUTBOX);
-        let pending: Pending = Arc::new(Mutex::new(Some(HashMap::new())));
+        let pending: Pending = Arc::new(Mutex::new(Some(BTreeMap::new())));
         let refused = Arc::new(Mutex::new(None));
-        let task = tokio::spawn(carry(stream, inbox, pending.clone(), refused.clone()));
+        let heard = Arc::new(Mutex::new(Instant::now()));
+        let shared = (pending.clone(), refused.clone(), heard.clone());
+        let task = tokio::spawn(carry(stream, inbox, shared));
         Link {
             address,
             outbox,
             pending,
             next: AtomicU64::new(1),
             refused,
+            heard,
             task,
         }
     }
@@ -100,8 +111,18 @@ impl Link {
                 if let Some(pending) = lock(&self.pending).as_mut() {
                     pending.remove(&id);
                 }
+                self.give_up_if_silent();
                 Err(self.lost("it took too long"))
             }
+        }
+    }
+
+    /// The next call makes a new connection then.
+    fn give_up_if_silent(&self) {
+        if lock(&self.heard).elapsed() >= SILENT_MAX {
+            self.task.abort();
+            // Whoever still waits is told that the connection broke.
+            lock(&self.pending).take();
         }
     }
 
@@ -137,12 +158,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type Told = (Pending, Arc<Mutex<Option<String>>>, Arc<Mutex<Instant>>);
+
 /// Moves frames both ways until either way ends; then nobody waits in vain.
 async fn carry(
     stream: Box<dyn Duplex>,
     mut inbox: mpsc::Receiver<Frame>,
-    pending: Pending,
-    refused: Arc<Mutex<Option<String>>>,
+    (pending, refused, heard): Told,
 ) {
     let (read, write) = tokio::io::split(stream);
     let (mut read, mut write) = (
@@ -163,6 +185,7 @@ async fn carry(
     let receiver = async {
         loop {
             let frame = Frame::read(&mut read).await?;
+            *lock(&heard) = Instant::now();
             if let Some(why) = refusal(&frame) {
                 *lock(&refused) = Some(why);
                 return Ok(());

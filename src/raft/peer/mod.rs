@@ -26,8 +26,9 @@ mod tls;
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::model::NodeId;
 
@@ -64,12 +65,50 @@ pub struct Connection {
 /// A connection in the making.
 pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>>;
 
-/// The peer network, as a seam: how connections are made and taken.
+/// The peer network, as a seam: how connections are made.
 pub trait Network: Send + Sync + 'static {
     /// Connects to a peer address.
     fn dial(&self, address: String) -> Connecting;
-    /// Takes a connection that a peer has made.
-    fn accept(&self, stream: TcpStream) -> Connecting;
+}
+
+/// What has come in, and from where.
+pub struct Arrival {
+    pub connection: Connecting,
+    pub from: String,
+}
+
+/// The next connection that comes in.
+pub type Accepted<'a> = Pin<Box<dyn Future<Output = io::Result<Arrival>> + Send + 'a>>;
+
+/// The other end of the seam: where connections come in.
+pub trait Listener: Send + 'static {
+    /// Waits for the next one.
+    fn accept(&mut self) -> Accepted<'_>;
+}
+
+/// Makes a connection of what a peer has opened.
+pub trait Taker: Send + Sync + 'static {
+    fn take(&self, stream: TcpStream) -> Connecting;
+}
+
+/// A TCP port, and what is spoken there.
+pub struct Port {
+    pub listener: TcpListener,
+    pub taker: Arc<dyn Taker>,
+}
+
+impl Listener for Port {
+    fn accept(&mut self) -> Accepted<'_> {
+        Box::pin(async move {
+            let (stream, from) = self.listener.accept().await?;
+            // It works without, only slower.
+            let _ = stream.set_nodelay(true);
+            Ok(Arrival {
+                connection: self.taker.take(stream),
+                from: from.ip().to_string(),
+            })
+        })
+    }
 }
 
 /// Plain TCP.
@@ -86,8 +125,10 @@ impl Network for Tcp {
             Ok(plain(stream))
         })
     }
+}
 
-    fn accept(&self, stream: TcpStream) -> Connecting {
+impl Taker for Tcp {
+    fn take(&self, stream: TcpStream) -> Connecting {
         Box::pin(async move {
             let mut stream = stream;
             if first_byte(&stream).await? == Some(tls::TLS_FIRST) {

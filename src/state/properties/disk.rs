@@ -312,7 +312,8 @@ fn served(store: &RedbStore) -> Vec<Option<String>> {
         tell(store.labelled_after(Label::new("how", "2"), None, all)),
         tell(store.marks_until(end, all)),
         tell(store.image().and_then(|image| image.marks())),
-        tell(store.far_minute(0)),
+        tell(store.far(None, end, all)),
+        tell(store.far(Some((Time(100_000), crate::model::Seq(3))), end, 2)),
         tell(store.past_size()),
         tell(store.image().and_then(|image| image.past_after(None, all))),
     ];
@@ -322,9 +323,6 @@ fn served(store: &RedbStore) -> Vec<Option<String>> {
     }
     for class in [super::super::Class::Finished, super::super::Class::Dead] {
         told.push(tell(store.finished(class, None, end, all)));
-    }
-    for minute in 0..6 {
-        told.push(tell(store.far(minute, None, all)));
     }
     for seq in 1..40 {
         let seq = crate::model::Seq(seq);

@@ -329,13 +329,17 @@ impl Writer {
         event
             .shards
             .retain(|shard| part < 100 || shard.0 % 7 == u16::from(part) % 7);
-        if part.is_multiple_of(3) {
-            let picked = [self.open(part), self.late(u16::from(part))];
-            event.lost = picked
-                .into_iter()
-                .flatten()
-                .map(|t| (t.seq, t.fence))
-                .collect();
+        let picked = [self.open(part), self.late(u16::from(part))];
+        let picked = picked.into_iter().flatten().map(|t| (t.seq, t.fence));
+        let picked = picked.collect();
+        match part % 3 {
+            0 => event.kept = picked,
+            1 => {
+                let cause = "watchdog".into();
+                let attempts = picked;
+                return Again { attempts, cause }.into();
+            }
+            _ => {}
         }
         event.into()
     }

@@ -22,9 +22,10 @@ pub(super) struct Bloom {
 }
 
 impl Bloom {
-    /// A filter with room for twice as many ids as there are.
+    /// A filter with room for half as many ids again as there are: each id is read at most three
+    /// times while they grow.
     pub(super) fn for_ids(ids: u64) -> Bloom {
-        let room = (ids * 2).max(IDS_MIN);
+        let room = (ids + ids / 2).max(IDS_MIN);
         let words = (room * BITS_PER_ID).div_ceil(64);
         Bloom {
             words: (0..words).map(|_| AtomicU64::new(0)).collect(),

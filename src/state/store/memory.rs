@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Found, Image, Saved, Store, StoreScrub, Writer};
 use crate::model::{Key, Row, Seq, Time};
 use crate::state::label::Label;
-use crate::state::layer::{Cell, Layer, Minute, Place, minute};
+use crate::state::layer::{Cell, Layer, Place};
 use crate::state::past::{Block, PastSize, removed_at_once};
 use crate::state::record::{self, Record};
 use crate::state::{Class, Mark};
@@ -17,7 +17,7 @@ struct Rows {
     records: BTreeMap<Seq, (Record, Vec<Row>)>,
     keys: BTreeMap<Key, Seq>,
     labels: BTreeMap<(Label, Key), Seq>,
-    far: BTreeMap<(Minute, Seq), Time>,
+    far: BTreeSet<(Time, Seq)>,
     open: BTreeSet<Seq>,
     finished: [BTreeSet<(Time, Seq)>; 2],
     marks: BTreeMap<Key, Mark>,
@@ -55,8 +55,7 @@ impl Rows {
             };
         }
         match (place, add) {
-            (Place::Far(at), true) => drop(self.far.insert((minute(at), seq), at)),
-            (Place::Far(at), false) => drop(self.far.remove(&(minute(at), seq))),
+            (Place::Far(at), add) => put(&mut self.far, (at, seq), add),
             (Place::Open, add) => put(&mut self.open, seq, add),
             (Place::Finished(class, at), add) => {
                 put(&mut self.finished[class as usize], (at, seq), add);
@@ -121,6 +120,20 @@ fn block_bytes(block: &Block) -> u64 {
     crate::model::encode(block).len() as u64
 }
 
+/// The places behind one, up to an instant.
+fn between(
+    places: &BTreeSet<(Time, Seq)>,
+    after: Option<(Time, Seq)>,
+    until: Time,
+) -> impl Iterator<Item = &(Time, Seq)> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let end = (until, Seq(u64::MAX));
+    // A range that begins beyond its end is a panic.
+    let within = after.is_none_or(|after| after < end);
+    let range = within.then(|| places.range((from, Bound::Included(end))));
+    range.into_iter().flatten()
+}
+
 impl Writer for MemoryStore {
     fn write(&self, layer: &Layer, saved: &Saved) -> Found<()> {
         let mut rows = self.lock();
@@ -180,25 +193,10 @@ impl Store for MemoryStore {
             .collect())
     }
 
-    fn far_minute(&self, from: Minute) -> Found<Option<Minute>> {
-        Ok(self
-            .lock()
-            .far
-            .range((from, Seq(0))..)
-            .next()
-            .map(|((minute, _), _)| *minute))
-    }
-
-    fn far(&self, minute: Minute, after: Option<Seq>, max: usize) -> Found<Vec<(Time, Seq)>> {
-        let from = after.map_or(Bound::Included((minute, Seq(0))), |s| {
-            Bound::Excluded((minute, s))
-        });
+    fn far(&self, after: Option<(Time, Seq)>, until: Time, max: usize) -> Found<Vec<(Time, Seq)>> {
         let rows = self.lock();
-        let far = rows
-            .far
-            .range((from, Bound::Included((minute, Seq(u64::MAX)))))
-            .take(max);
-        Ok(far.map(|((_, seq), at)| (*at, *seq)).collect())
+        let far = between(&rows.far, after, until);
+        Ok(far.take(max).copied().collect())
     }
 
     fn open(&self) -> Found<Vec<Seq>> {
@@ -212,17 +210,9 @@ impl Store for MemoryStore {
         until: Time,
         max: usize,
     ) -> Found<Vec<(Time, Seq)>> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let rows = self.lock();
-        let end = Bound::Included((until, Seq(u64::MAX)));
-        if after.is_some_and(|after| after > (until, Seq(u64::MAX))) {
-            return Ok(Vec::new());
-        }
-        Ok(rows.finished[class as usize]
-            .range((from, end))
-            .take(max)
-            .copied()
-            .collect())
+        let finished = between(&rows.finished[class as usize], after, until);
+        Ok(finished.take(max).copied().collect())
     }
 
     fn mark(&self, key: &Key) -> Found<Option<Mark>> {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::hash::StateHash;
 use super::label::Label;
-use super::layer::{Layer, Minute};
+use super::layer::Layer;
 use super::past::{Block, PastSize};
 use super::record::Record;
 use super::{Class, Core, Mark, StoreFault};
@@ -59,10 +59,8 @@ pub trait Store: Send {
         after: Option<&Key>,
         max: usize,
     ) -> Found<Vec<(Key, Seq)>>;
-    /// The first minute from here on in which a task waits.
-    fn far_minute(&self, from: Minute) -> Found<Option<Minute>>;
-    /// Tasks that wait for a minute, by number, after one.
-    fn far(&self, minute: Minute, after: Option<Seq>, max: usize) -> Found<Vec<(Time, Seq)>>;
+    /// The first waiting tasks behind a place, up to an instant, in order.
+    fn far(&self, after: Option<(Time, Seq)>, until: Time, max: usize) -> Found<Vec<(Time, Seq)>>;
     /// Every task of which an attempt is open or a completion awaited.
     fn open(&self) -> Found<Vec<Seq>>;
     /// The first finished tasks of a class after a place, up to an instant.

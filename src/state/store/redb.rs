@@ -11,6 +11,7 @@ use redb::{
     ReadableTableMetadata, StorageBackend,
 };
 use std::fs::{self, File};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -22,7 +23,6 @@ use super::{Found, Image, Saved, Store, StoreScrub, Writer};
 use crate::log::{Blocks, Held, Watched, caught};
 use crate::model::{Key, Row, Seq, Time};
 use crate::state::label::Label;
-use crate::state::layer::{MINUTE_MS, Minute};
 use crate::state::past::{Block, PastSize};
 use crate::state::record::Record;
 use crate::state::{Class, Mark, StoreFault};
@@ -193,14 +193,22 @@ impl RedbStore {
             ready.store(true, Ordering::Release);
             Ok(())
         };
-        let thread = std::thread::Builder::new().name("store-filter".into());
-        let spawned = thread.spawn(move || {
+        let fill = move || {
             if let Err(e) = guarded(READING, fill) {
                 // Ids are looked up instead; reading them there will tell whom it concerns.
                 tracing::warn!("the id filter could not be filled: {e}");
             }
-        });
-        spawned.map(drop).map_err(|e| fault("starting a thread", e))
+        };
+        if self.blocks.is_none() {
+            // A simulation has one thread, and small stores.
+            fill();
+            return Ok(());
+        }
+        let thread = std::thread::Builder::new().name("store-filter".into());
+        thread
+            .spawn(fill)
+            .map(drop)
+            .map_err(|e| fault("starting a thread", e))
     }
 
     fn surely_not(&self, key: &Key) -> bool {
@@ -252,7 +260,7 @@ pub(super) struct View {
     pub(super) tasks: ReadOnlyTable<u64, &'static [u8]>,
     pub(super) ids: ReadOnlyTable<&'static [u8], u64>,
     pub(super) labels: ReadOnlyTable<(u128, &'static [u8]), u64>,
-    pub(super) far: ReadOnlyTable<(u32, u64), u16>,
+    pub(super) far: ReadOnlyTable<(u64, u64), ()>,
     pub(super) open: ReadOnlyTable<u64, ()>,
     pub(super) finished: ReadOnlyTable<(u8, u64, u64), ()>,
     pub(super) history: ReadOnlyTable<(u64, u32), &'static [u8]>,
@@ -419,31 +427,20 @@ impl Store for RedbStore {
         })
     }
 
-    fn far_minute(&self, from: Minute) -> Found<Option<Minute>> {
+    fn far(&self, after: Option<(Time, Seq)>, until: Time, max: usize) -> Found<Vec<(Time, Seq)>> {
         guarded(READING, || {
-            let first = self.view.far.range((from, 0)..).map_err(reading)?.next();
-            Ok(first
-                .transpose()
-                .map_err(reading)?
-                .map(|(key, _)| key.value().0))
-        })
-    }
-
-    fn far(&self, minute: Minute, after: Option<Seq>, max: usize) -> Found<Vec<(Time, Seq)>> {
-        guarded(READING, || {
-            let from = after.map_or(0, |seq| seq.0.saturating_add(1));
-            let rows = self
-                .view
-                .far
-                .range((minute, from)..=(minute, u64::MAX))
-                .map_err(reading)?;
-            rows.take(max)
-                .map(|row| {
-                    let (key, ms) = row.map_err(reading)?;
-                    let at = u64::from(minute) * MINUTE_MS + u64::from(ms.value());
-                    Ok((Time(at), Seq(key.value().1)))
-                })
-                .collect()
+            let from = after.map_or(Bound::Unbounded, |(at, seq)| Bound::Excluded((at.0, seq.0)));
+            let end = (until, Seq(u64::MAX));
+            if after.is_some_and(|after| after >= end) {
+                return Ok(Vec::new());
+            }
+            let range = (from, Bound::Included((until.0, u64::MAX)));
+            let rows = self.view.far.range(range).map_err(reading)?.take(max);
+            rows.map(|row| {
+                let (at, seq) = row.map_err(reading)?.0.value();
+                Ok((Time(at), Seq(seq)))
+            })
+            .collect()
         })
     }
 

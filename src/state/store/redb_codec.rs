@@ -12,8 +12,8 @@ pub(super) const TASKS: TableDefinition<u64, &[u8]> = TableDefinition::new("task
 pub(super) const IDS: TableDefinition<&[u8], u64> = TableDefinition::new("ids");
 /// (label, a key as in [`IDS`]) → number.
 pub(super) const LABELS: TableDefinition<(u128, &[u8]), u64> = TableDefinition::new("labels");
-/// (due minute, number) → millisecond within the minute.
-pub(super) const FAR: TableDefinition<(u32, u64), u16> = TableDefinition::new("far");
+/// (due, number): read in pieces in this very order, however many are due at once.
+pub(super) const FAR: TableDefinition<(u64, u64), ()> = TableDefinition::new("far");
 pub(super) const OPEN: TableDefinition<u64, ()> = TableDefinition::new("open");
 /// (class, finished at, number).
 pub(super) const FINISHED: TableDefinition<(u8, u64, u64), ()> = TableDefinition::new("finished");

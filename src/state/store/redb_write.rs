@@ -7,11 +7,12 @@ use super::bloom::Bloom;
 use super::redb::{block, guarded};
 use super::redb_codec::*;
 use super::{Found, Saved, Writer};
+use crate::bugs::{self, Bug};
 use crate::log::Held;
 use crate::model::limits::HISTORY_ROWS_MAX;
 use crate::model::{Row, Seq, Time};
 use crate::state::StoreFault;
-use crate::state::layer::{Cell, Layer, MINUTE_MS, Place, minute};
+use crate::state::layer::{Cell, Layer, Place};
 use crate::state::past::{PastSize, removed_at_once};
 use crate::state::record::bound;
 
@@ -70,6 +71,9 @@ fn write_tasks(table: &mut Table<u64, &[u8]>, layer: &Layer) -> Written {
 
 fn write_ids(table: &mut Table<&[u8], u64>, layer: &Layer) -> Written {
     for (key, seq) in &layer.ids {
+        if bugs::on(Bug::DedupLost) && seq.is_some_and(|seq| layer.is_final(seq)) {
+            continue;
+        }
         match seq {
             Some(seq) => drop(table.insert(&*key_bytes(key), seq.0)?),
             None => drop(table.remove(&*key_bytes(key))?),
@@ -99,7 +103,7 @@ fn write_places(txn: &WriteTransaction, layer: &Layer) -> Written {
         }
     }
     let far = |place: Option<Place>, seq: Seq| match place {
-        Some(Place::Far(at)) => Some((minute(at), seq.0, at)),
+        Some(Place::Far(at)) => Some((at.0, seq.0)),
         _ => None,
     };
     let finished = |place: Option<Place>, seq: Seq| match place {
@@ -108,11 +112,11 @@ fn write_places(txn: &WriteTransaction, layer: &Layer) -> Written {
     };
     {
         let mut table = txn.open_table(FAR)?;
-        for (minute, seq, _) in sorted(moves.iter().filter_map(|m| far(m.1, m.0))) {
-            table.remove((minute, seq))?;
+        for row in sorted(moves.iter().filter_map(|m| far(m.1, m.0))) {
+            table.remove(row)?;
         }
-        for (minute, seq, at) in sorted(moves.iter().filter_map(|m| far(m.2, m.0))) {
-            table.insert((minute, seq), (at.0 % MINUTE_MS) as u16)?;
+        for row in sorted(moves.iter().filter_map(|m| far(m.2, m.0))) {
+            table.insert(row, ())?;
         }
     }
     {

@@ -21,7 +21,7 @@ use crate::log::{BLOCK_BYTES, Blocks, Held, Slice};
 use crate::model::limits::HISTORY_ROWS_MAX;
 use crate::model::{Row, Seq, Time};
 use crate::state::label::{Label, labels};
-use crate::state::layer::{MINUTE_MS, Place, minute};
+use crate::state::layer::Place;
 use crate::state::past::PastSize;
 use crate::state::record::Record;
 use crate::state::{Mark, StateHash};
@@ -289,9 +289,8 @@ impl Check {
         }
         let (n, name, there) = match Place::of(task) {
             Place::Far(at) => {
-                let row = view.far.get((minute(at), seq.0)).map_err(reading)?;
-                let ms = row.map(|row| u64::from(row.value()));
-                (0, "far", ms == Some(at.0 % MINUTE_MS))
+                let row = view.far.get((at.0, seq.0)).map_err(reading)?;
+                (0, "far", row.is_some())
             }
             Place::Open => {
                 let row = view.open.get(seq.0).map_err(reading)?;
@@ -448,9 +447,9 @@ impl Check {
         }
         for row in view.far.iter().map_err(reading)? {
             let (at, seq) = row.map_err(reading)?.0.value();
-            if !matches!(place(seq)?, Some(Place::Far(due)) if minute(due) == at) {
+            if !matches!(place(seq)?, Some(Place::Far(due)) if due.0 == at) {
                 self.say(format!(
-                    "`far` has task {seq} in minute {at}, where it does not wait"
+                    "`far` has task {seq} at {at}, where it does not wait"
                 ));
             }
         }

@@ -75,7 +75,6 @@ mod tests {
     use super::*;
     use crate::model::{Batch, By, Key, Retire, Spec, Submit, Time, When};
     use crate::model::{Cancel, Change, Event, Http, Target};
-    use crate::state::layer::minute;
     use crate::state::{Label, RedbStore, State};
 
     /// The label of a task of [`submit`].
@@ -186,7 +185,7 @@ mod tests {
             assert!(history.remove((seq, 0)).unwrap().is_some());
             let at = Time(10_000_050);
             let mut far = txn.open_table(FAR).unwrap();
-            assert!(far.remove((minute(at), seq)).unwrap().is_some());
+            assert!(far.remove((at.0, seq)).unwrap().is_some());
             let (name, value) = label(50);
             let place = (Label::new(&name, &value).0, &*key);
             let mut labels = txn.open_table(LABELS).unwrap();
@@ -209,7 +208,7 @@ mod tests {
         for part in [
             "a record was lost or changed",
             "`ids` leads from shop/order-49 to task 51, which is not there",
-            "`far` has task 51 in minute 166, where it does not wait",
+            "`far` has task 51 at 10000049, where it does not wait",
             "`history` has row 0 of task 51, which is not there",
             "`labels` leads from shop/order-49 to task 51, which is not there",
         ] {
@@ -333,7 +332,7 @@ mod tests {
         let (_dir, path) = store();
         by_hand(&path, |txn| {
             let mut far = txn.open_table(FAR).unwrap();
-            let key = (minute(Time(10_000_003)), 5);
+            let key = (10_000_003, 5);
             assert!(far.remove(key).unwrap().is_some());
             txn.open_table(OPEN).unwrap().insert(6, ()).unwrap();
         });

@@ -1,5 +1,6 @@
 //! Bounds, and batches that no sane leader would send: the fold is total.
 
+use super::super::queue::Queue;
 use super::*;
 
 #[test]
@@ -32,28 +33,74 @@ fn one_trigger_folds_no_more_than_its_bound_whatever_it_asks_for() {
 }
 
 #[test]
-fn over_its_budget_the_window_holds_only_what_is_due_soon_and_nothing_is_missed() {
+fn over_its_budget_nothing_is_loaded_ahead_and_nothing_is_missed() {
     const MINUTE: u64 = 60_000;
-    let mut desk = Desk::new();
-    desk.submit_at("soon", 10 * MINUTE);
-    desk.submit_at("later", 12 * MINUTE);
-    desk.state.cool(|_| true);
-    let (soon, until) = (Time(10 * MINUTE), Time(13 * MINUTE));
-    let load =
-        |state: &mut State, budget| while !state.load_ahead(soon, until, budget).unwrap().done {};
-    load(&mut desk.state, 0);
-    assert_eq!(desk.state.table.horizon, 11);
-    load(&mut desk.state, usize::MAX);
-    assert_eq!(desk.state.table.horizon, 14);
-    let mut desk_without = Desk::new();
-    desk_without.submit_at("soon", 10 * MINUTE);
-    desk_without.submit_at("later", 12 * MINUTE);
-    desk_without.state.cool(|_| true);
-    load(&mut desk_without.state, 0);
-    for desk in [&mut desk, &mut desk_without] {
+    let desk = || {
+        let mut desk = Desk::new();
+        desk.submit_at("soon", 10 * MINUTE);
+        desk.submit_at("later", 12 * MINUTE);
+        desk.state.cool(|_| true);
+        desk
+    };
+    let load = |state: &mut State, budget| {
+        let mut tasks = 0;
+        loop {
+            let loaded = state.load_ahead(Time(13 * MINUTE), budget).unwrap();
+            tasks += loaded.tasks;
+            if loaded.done {
+                return tasks;
+            }
+        }
+    };
+    let (mut ahead, mut without) = (desk(), desk());
+    assert_eq!(load(&mut ahead.state, usize::MAX), 2);
+    assert_eq!(load(&mut without.state, 0), 0);
+    for desk in [&mut ahead, &mut without] {
         assert_eq!(desk.trigger(12 * MINUTE), counted(2, false));
     }
-    assert_eq!(desk.state.hash(), desk_without.state.hash());
+    assert_eq!(ahead.state.hash(), without.state.hash());
+}
+
+/// Tasks due within one minute, most of them at one instant, of which the store has all: what is
+/// held of them does not follow their number, they come in order, and once.
+#[test]
+fn a_herd_in_one_minute_is_held_in_pieces_and_comes_in_order() {
+    const HERD: u64 = 5_000;
+    const AT_ONCE: u32 = 10;
+    let due = |n: u64| 600_000 + if n.is_multiple_of(3) { n } else { 20_000 };
+    let mut desk = Desk::new();
+    let submits = (0..HERD).map(|n| submit(&format!("t{n}"), When::At(Time(due(n))), &spec()));
+    desk.fold_all(submits.map(Event::from).collect());
+    desk.state.cool(|_| true);
+    // As much as a queue without entries, and some.
+    let budget = Queue::new().memory() + 16 * 100;
+    while !desk.state.load_ahead(Time(660_000), budget).unwrap().done {}
+    let held = |desk: &Desk| desk.state.table.waiting.memory();
+    let most = budget + 16 * 1_024;
+    assert!(held(&desk) > Queue::new().memory());
+    let (mut taken, mut all) = (Vec::new(), false);
+    while !all {
+        let size = held(&desk);
+        assert!(size < most, "{size} B, after {}", taken.len());
+        // Without an audit of them all each time.
+        let (stamp, now) = (Time(660_000), Time(660_000));
+        let events = vec![trigger(660_000, AT_ONCE).into()];
+        let batch = Batch { stamp, now, events };
+        desk.index += 1;
+        desk.state.prepare(&batch).unwrap();
+        let mut changes = Vec::new();
+        let outcomes = desk.state.apply(desk.index, batch, &mut changes);
+        taken.extend(changes.iter().filter_map(|change| match change {
+            Change::Triggered { seq, at, .. } => Some((*at, *seq)),
+            _ => None,
+        }));
+        all = taken.len() as u64 == HERD;
+        assert_eq!(outcomes, [counted(AT_ONCE, !all)]);
+    }
+    desk.state.audit();
+    assert!(taken.is_sorted());
+    taken.dedup();
+    assert_eq!(taken.len() as u64, HERD);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Shards change hands.
 
 use super::*;
+use crate::state::Open;
 
 #[test]
 fn an_assignment_redispatches_what_is_open_once_and_counts_no_try() {
@@ -103,7 +104,12 @@ fn the_next_attempt_goes_to_the_new_owner() {
     desk.trigger(desk.now + 1_000);
     let task = desk.task("a");
     assert_eq!((task.owner, task.fence.epoch), (2, Epoch(2)));
-    let current = (Time(3_000), task.seq, task.fence);
+    let current = Open {
+        at: Time(3_000),
+        seq: task.seq,
+        fence: task.fence,
+        hash: task.key.hash(),
+    };
     assert_eq!(desk.state.open_after(2, None, 9), [current]);
     assert_eq!(desk.state.open_after(OWNER, None, 9), []);
 }
@@ -118,11 +124,11 @@ fn an_owner_reads_its_open_attempts_in_order_of_their_instants() {
     desk.fold(started(&desk.task("c")));
     let page = desk.state.open_after(OWNER, None, 1);
     assert_eq!(page.len(), 1);
-    let (at, seq, _) = page[0];
+    let Open { at, seq, .. } = page[0];
     assert_eq!(at, Time(2_000));
     let rest = desk.state.open_after(OWNER, Some((at, seq)), 9);
     assert_eq!(rest.len(), 1, "c has started already");
-    assert_eq!(rest[0].0, Time(3_000));
+    assert_eq!(rest[0].at, Time(3_000));
     let task = desk.task("a");
     let dispatch = desk.state.dispatch(task.seq, task.fence).unwrap().unwrap();
     assert_eq!((dispatch.key, dispatch.at), (task.key, task.at));
@@ -138,10 +144,9 @@ fn only_what_is_lost_is_handed_out_again() {
     let running = desk.bring("running", Stage::Running);
     let lost = desk.bring("lost", Stage::Triggered);
     let over = desk.bring("over", Stage::Done);
-    let named = |tasks: &[&Task]| Assign {
+    let named = |tasks: &[&Task]| Again {
         cause: "watchdog".into(),
-        lost: tasks.iter().map(|task| (task.seq, task.fence)).collect(),
-        ..assign_all(OWNER, 1)
+        attempts: tasks.iter().map(|task| (task.seq, task.fence)).collect(),
     };
     let event = named(&[&lost, &over, &lost]);
     assert_eq!(desk.fold(event.clone()), counted(1, false));
@@ -169,14 +174,63 @@ fn only_what_is_lost_is_handed_out_again() {
     assert_eq!(desk.fold(done(&again)), Outcome::Folded);
 }
 
+/// A planned move: what the former owner has begun it ends, and the rest begins anew elsewhere.
 #[test]
-fn a_lost_attempt_in_another_shard_stays() {
+fn what_is_kept_goes_on_where_it_is() {
     let mut desk = Desk::new();
-    let lost = desk.bring("a", Stage::Triggered);
-    let own = lost.shard(limits::SHARDS_DEFAULT);
-    let mut event = assign_all(OWNER, 1);
-    event.shards.retain(|shard| *shard != own);
-    event.lost = vec![(lost.seq, lost.fence)];
-    assert_eq!(desk.fold(event), counted(0, false));
-    assert_eq!(desk.task("a"), lost);
+    let begun = desk.bring("begun", Stage::Triggered);
+    let running = desk.bring("running", Stage::Running);
+    let waits = desk.bring("waits", Stage::Triggered);
+    let kept = |tasks: &[&Task]| tasks.iter().map(|task| (task.seq, task.fence)).collect();
+    let event = Assign {
+        kept: kept(&[&running, &begun]),
+        ..assign_all(2, 1)
+    };
+    assert_eq!(desk.fold(event), counted(1, false));
+    for task in [&begun, &running] {
+        assert_eq!(desk.task(&task.key.id), *task, "it goes on as it is");
+    }
+    let moved = desk.task("waits");
+    assert_eq!((moved.owner, moved.fence.attempt), (2, 2));
+    assert_eq!(desk.fold(done(&begun)), Outcome::Folded);
+    assert!(matches!(desk.fold(done(&waits)), Outcome::Stale { .. }));
+
+    // The next owner is lost: what the first one still runs there is not its.
+    assert_eq!(desk.state.strays(OWNER), kept(&[&running]) as Vec<_>);
+    assert_eq!(desk.state.strays(2), []);
+    assert_eq!(desk.fold(assign_all(3, 1)), counted(1, false));
+    assert_eq!(desk.task("running"), running);
+    assert_eq!(desk.task("waits").owner, 3);
+
+    // The first one is lost too, and whatever it had goes to the present owner.
+    let strays = Again {
+        attempts: desk.state.strays(OWNER),
+        cause: "lease".into(),
+    };
+    assert_eq!(desk.fold(strays), counted(1, false));
+    let again = desk.task("running");
+    assert_eq!((again.owner, again.stage), (3, Stage::Triggered));
+    assert!(again.fence > running.fence, "I-14");
+    assert!(
+        matches!(desk.fold(done(&running)), Outcome::Stale { .. }),
+        "I-15"
+    );
+    assert_eq!(desk.fold(done(&again)), Outcome::Folded);
+}
+
+/// What the former owner kept is its own when the shard comes back to it.
+#[test]
+fn a_shard_that_comes_back_finds_what_was_kept() {
+    let mut desk = Desk::new();
+    let begun = desk.bring("begun", Stage::Running);
+    let kept = vec![(begun.seq, begun.fence)];
+    let away = Assign {
+        kept,
+        ..assign_all(2, 1)
+    };
+    desk.fold(away);
+    assert_eq!(desk.fold(assign_all(OWNER, 1)), counted(0, false));
+    assert_eq!(desk.task("begun"), begun);
+    assert_eq!(desk.fold(assign_all(OWNER, 2)), counted(1, false));
+    assert_eq!(desk.task("begun").fence.attempt, 2, "its run is over");
 }

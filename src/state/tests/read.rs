@@ -1,6 +1,6 @@
 //! Lists, counts, and reading what is cold.
 
-use super::super::Filter;
+use super::super::{Filter, Listing};
 use super::*;
 
 fn ids(desk: &Desk, filter: &Filter) -> Vec<String> {
@@ -162,6 +162,58 @@ fn labels_follow_a_change_and_leave_with_the_task() {
         between(&mut desk);
         assert_eq!(looked(&desk, &[("order", "18")]), (1, vec!["b".into()]));
     }
+}
+
+/// Between two slices of a page the fold goes on, and the rest of the page shows it.
+#[test]
+fn a_page_is_made_in_slices_and_what_changes_between_them_shows() {
+    let mut desk = Desk::new();
+    for n in 0..9 {
+        desk.submit_at(&format!("t{n}"), 9_000);
+    }
+    desk.state.cool(|task| task.seq.0.is_multiple_of(2));
+    let all = Filter::default();
+    let mut listing = Listing::new(&all, None, 100);
+    let mut slices = 1;
+    assert!(!desk.state.list_slice(&mut listing).unwrap());
+    // One that was looked at already, one that was not, and one that is new.
+    desk.fold(cancel("t0"));
+    desk.fold(cancel("t8"));
+    desk.submit_at("t81", 9_000);
+    while !desk.state.list_slice(&mut listing).unwrap() {
+        slices += 1;
+    }
+    assert!(slices >= 3, "{slices} slices");
+    let page = listing.into_page();
+    let shown = page.tasks.iter().map(|task| (&*task.key.id, task.stage));
+    let expected = ["t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8", "t81"];
+    let expected = expected.map(|id| match id {
+        "t8" => (id, Stage::Cancelled),
+        _ => (id, Stage::Scheduled),
+    });
+    assert!(shown.eq(expected), "{:?}", page.tasks);
+    assert_eq!((page.examined, page.next), (10, None));
+}
+
+/// Tasks that have gone are not looked at as records, but a slice ends at them too.
+#[test]
+fn a_slice_ends_among_tasks_that_have_gone() {
+    let mut desk = Desk::new();
+    for n in 0..30 {
+        desk.submit_at(&format!("t{n:02}"), 9_000);
+        if n < 29 {
+            desk.fold(cancel(&format!("t{n:02}")));
+        }
+    }
+    desk.fold(retire(9_000, 0, 100));
+    let all = Filter::default();
+    let mut listing = Listing::new(&all, None, 100);
+    let mut slices = 1;
+    while !desk.state.list_slice(&mut listing).unwrap() {
+        slices += 1;
+    }
+    assert!(slices > 5, "{slices} slices");
+    assert_eq!(listing.into_page().tasks.len(), 1);
 }
 
 #[test]

@@ -40,6 +40,25 @@ fn nothing_leaves_before_it_is_finished() {
     assert_eq!(desk.fold(retire(far, far, 100)), counted(0, false));
 }
 
+/// What a checkpoint writes, or wrote last, still calls it finished.
+#[test]
+fn who_runs_again_after_a_checkpoint_does_not_leave_with_the_finished() {
+    let mut desk = Desk::new();
+    desk.submit_at("a", 9_000);
+    desk.at(2_000).fold(complete("a"));
+    let under_way = desk.state.begin_checkpoint(Vec::new()).unwrap();
+    assert_eq!(
+        shown(desk.fold(run_again("a"))).stage,
+        Stage::Triggered,
+        "beside the checkpoint"
+    );
+    assert_eq!(desk.fold(retire(99_000, 99_000, 10)), counted(0, false));
+    under_way.write().unwrap();
+    desk.state.end_checkpoint().unwrap();
+    assert_eq!(desk.fold(retire(99_000, 99_000, 10)), counted(0, false));
+    assert_eq!(desk.stage("a"), Stage::Triggered);
+}
+
 #[test]
 fn marks_that_never_met_their_task_leave_too() {
     let mut desk = Desk::new();

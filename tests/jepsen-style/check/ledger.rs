@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::fold::Folded;
 use super::model::{Attempt, Ending};
-use super::run::{Delivery, Key, Op, Run};
+use super::run::{Delivery, Key, Op, Run, Seen};
 use super::{Findings, Verdict};
 
 const NAME: &str = "sink's ledger";
@@ -256,7 +256,9 @@ fn cancels(
         let after = by_key.get(key).into_iter().flatten().filter(|delivery| {
             // What was begun by a later "run now" is meant.
             let begun = attempt(folded, delivery).map_or(0, |attempt| attempt.index);
-            delivery.t_us > op.ended_us && begun <= index
+            let before =
+                begun < index || (begun == index && !begun_behind(folded, delivery, index));
+            delivery.t_us > op.ended_us && before
         });
         let after: Vec<&&Delivery> = after.collect();
         // Held up since before the cancel: the fence tells, and the attempt had lost its owner.
@@ -275,6 +277,23 @@ fn cancels(
             )
         });
     }
+}
+
+/// Whether an entry that cancels a task, for the last time in it, then begins this attempt.
+fn begun_behind(folded: &Folded, delivery: &Delivery, index: u64) -> bool {
+    let versions = folded.model.versions.get(&delivery.key);
+    let versions: Vec<&Seen> = versions
+        .into_iter()
+        .flatten()
+        .filter(|seen| seen.index == index)
+        .collect();
+    let cancelled = versions.iter().rposition(|seen| seen.stage == "cancelled");
+    let Some(cancelled) = cancelled else {
+        return false;
+    };
+    versions[cancelled..]
+        .iter()
+        .any(|seen| seen.stage == "triggered" && seen.attempt == Some(delivery.attempt))
 }
 
 fn cancelled_at(op: &Op, folded: &Folded) -> u64 {
@@ -350,7 +369,7 @@ fn lateness(run: &Run, known: &[(&Delivery, &Attempt)], found: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::build::{Build, at, fence, ms, outcome, submit, task, us};
+    use super::super::build::{Build, asks, at, fence, ms, outcome, submit, task, us};
     use super::NAME;
     use serde_json::{Value, json};
 
@@ -406,6 +425,24 @@ mod tests {
         let withdrawn = Build::but(|b| b.deliver("g", 1, fence(2, 1), 4_000, 4_001, 200));
         withdrawn.fails(NAME, "I-18: delivery of app/g, attempt 1");
         withdrawn.fails(NAME, "I-18: op 19 cancel app/g");
+    }
+
+    /// Seeds 1009 and 3006: one entry cancels a task and then runs it, as two clients asked.
+    #[test]
+    fn what_the_same_entry_runs_behind_a_cancel_is_meant() {
+        let both = |first: &'static str, second: &'static str| {
+            Build::but(|b| {
+                b.log("submit", 4_000, submit("h", &at(99_000), Value::Null));
+                b.log(first, 4_050, asks("h"));
+                let index = b.log(second, 4_050, asks("h"));
+                b.entry(index)["index"] = json!(index - 1);
+                let got = task(200, index - 1, "cancelled", 99_000, 0);
+                b.op("cancel", "h", json!({}), 4_045, "ok", got);
+                b.deliver("h", 1, fence(2, 1), 4_050, 4_100, 200);
+            })
+        };
+        both("cancel", "run").passes(NAME);
+        both("run", "cancel").fails(NAME, "I-18");
     }
 
     #[test]

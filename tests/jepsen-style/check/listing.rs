@@ -2,8 +2,10 @@
 //!
 //! A task must be shown when its submit was acknowledged before the walk began and it was not
 //! dropped after its retention; it may be shown when its submit had been sent before the walk
-//! ended. Tasks that a filter (other than the application) could hide need not be shown.
+//! ended. What a filter by label means is known from what was submitted, since labels do not change
+//! here; tasks that another filter could hide need not be shown.
 
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fold::Folded;
@@ -14,11 +16,28 @@ const NAME: &str = "set-full";
 /// Members of a list's question that hide nothing.
 const HARMLESS: [&str; 4] = ["app", "limit", "cursor", "read"];
 
+/// A label that the listed tasks must have: `label.KEY`.
+const LABEL: &str = "label.";
+
 /// When a task's submits were first sent, and first acknowledged.
 struct Submitted {
     sent_us: u64,
     acknowledged_us: u64,
     op: u64,
+    /// As asked for, each in its own way.
+    labels: BTreeSet<String>,
+}
+
+impl Submitted {
+    /// Whether it has all of these labels; not known when submits differ.
+    fn has(&self, labels: &[(&str, &Value)]) -> Option<bool> {
+        let mut all = self.labels.iter();
+        let (Some(own), None) = (all.next(), all.next()) else {
+            return None;
+        };
+        let own: Value = serde_json::from_str(own).unwrap_or_default();
+        Some(labels.iter().all(|(name, value)| own[name] == **value))
+    }
 }
 
 pub fn check(run: &Run, folded: &Folded) -> Verdict {
@@ -47,7 +66,9 @@ fn submitted(run: &Run) -> BTreeMap<&Key, Submitted> {
             sent_us: u64::MAX,
             acknowledged_us: u64::MAX,
             op: op.n,
+            labels: BTreeSet::new(),
         });
+        task.labels.insert(op.asked["labels"].to_string());
         task.sent_us = task.sent_us.min(op.began_us);
         if op.end == End::Ok && op.ended_us < task.acknowledged_us {
             task.acknowledged_us = op.ended_us;
@@ -100,15 +121,36 @@ fn one(
         });
     }
     let filters = walk.asked.as_object().into_iter().flatten();
-    let filtered = filters
+    let filters: Vec<(&str, &Value)> = filters
         .filter(|(_, value)| !value.is_null())
-        .any(|(name, _)| !HARMLESS.contains(&name.as_str()));
+        .map(|(name, value)| (name.as_str(), value))
+        .collect();
+    let labels: Vec<(&str, &Value)> = filters
+        .iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix(LABEL)?, *value)))
+        .collect();
+    for key in &listed {
+        let has = submitted.get(key).and_then(|task| task.has(&labels));
+        found.check(has != Some(false), || {
+            format!(
+                "{}: {}/{} has not all of {labels:?}",
+                walk.name(),
+                key.0,
+                key.1
+            )
+        });
+    }
+    let filtered = filters
+        .iter()
+        .any(|(name, _)| !HARMLESS.contains(name) && !name.starts_with(LABEL));
     // A stale read may lack anything.
     if filtered || walk.is_local() {
         return;
     }
     for (key, task) in submitted.iter().filter(|(key, _)| asked_for(key)) {
-        if task.acknowledged_us < walk.began_us && !folded.model.retired.contains(*key) {
+        let is_meant = labels.is_empty() || task.has(&labels) == Some(true);
+        let is_there = task.acknowledged_us < walk.began_us;
+        if is_meant && is_there && !folded.model.retired.contains(*key) {
             found.check(listed.contains(key), || {
                 format!(
                     "I-1: {}: lacks {}/{}, acknowledged by op {} before it began",
@@ -124,7 +166,7 @@ fn one(
 
 #[cfg(test)]
 mod tests {
-    use super::super::build::{Build, item};
+    use super::super::build::{Build, item, ms, task};
     use super::NAME;
     use serde_json::json;
 
@@ -176,6 +218,26 @@ mod tests {
         // g was submitted only after the walk.
         let early = Build::but(|b| tasks(b, 14).push(item("g", 22, "scheduled", 4_000, 0)));
         early.fails(NAME, "shows app/g: I-4: op 18 submit app/g came later");
+    }
+
+    #[test]
+    fn a_walk_by_label_shows_those_that_have_it_and_no_others() {
+        let labelled = |tasks: &[&str]| {
+            let listed: Vec<_> = tasks
+                .iter()
+                .map(|id| item(id, 26, "scheduled", 0, 0))
+                .collect();
+            Build::but(|b| {
+                let asked = json!({ "due_at": ms(99_000), "labels": { "group": "g" } });
+                let got = task(201, 26, "scheduled", 99_000, 0);
+                b.op("submit", "h", asked, 3_400, "ok", got);
+                let asked = json!({ "app": "app", "label.group": "g" });
+                b.op("list", "", asked, 3_500, "ok", json!({ "tasks": listed }));
+            })
+        };
+        labelled(&["h"]).passes(NAME);
+        labelled(&[]).fails(NAME, "lacks app/h");
+        labelled(&["a", "h"]).fails(NAME, "app/a has not all of");
     }
 
     #[test]

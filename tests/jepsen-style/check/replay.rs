@@ -6,7 +6,7 @@
 //! acknowledged before them (I-31), counts and state hashes that differ (I-27).
 
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::fold::Folded;
 use super::model::Answer;
@@ -168,8 +168,8 @@ fn write(op: &Op, folded: &Folded, found: &mut Findings) {
     });
 }
 
-/// I-2: what was asked once takes effect once, also when its answer was lost on the way. Bulk changes
-/// may have asked as well.
+/// I-2: what was asked once takes effect once, also when its answer was lost on the way; what was not
+/// asked, never. Bulk changes may have asked as well, of what their filter can mean.
 fn once(run: &Run, folded: &Folded, found: &mut Findings) {
     let mut effects: BTreeMap<(&Key, &str), Vec<u64>> = BTreeMap::new();
     for ((index, key), answers) in &folded.model.answers {
@@ -183,14 +183,8 @@ fn once(run: &Run, folded: &Folded, found: &mut Findings) {
             *asked.entry((key, &op.f)).or_default() += 1;
         }
     }
-    let bulk: BTreeSet<Option<&str>> = run
-        .ops
-        .iter()
-        .filter(|op| op.f == "bulk")
-        .map(|op| op.asked["filter"]["app"].as_str())
-        .collect();
     for ((key, kind), indexes) in effects {
-        if bulk.contains(&None) || bulk.contains(&Some(&key.0)) {
+        if may_be_bulk(run, key, kind) {
             continue;
         }
         let times = asked.get(&(key, kind)).copied().unwrap_or(0);
@@ -243,6 +237,29 @@ fn fresh(run: &Run, folded: &Folded, found: &mut Findings) {
     }
 }
 
+/// Whether the filter of some bulk change with this effect can have meant a task: its application,
+/// and labels that anybody ever gave to it.
+fn may_be_bulk(run: &Run, key: &Key, kind: &str) -> bool {
+    let has = |name: &str, value: &Value| {
+        let mut own = run.ops.iter().filter(|op| op.key.as_ref() == Some(key));
+        own.any(|op| op.asked["labels"][name] == *value)
+    };
+    let mut bulk = run.ops.iter().filter(|op| op.f == "bulk");
+    bulk.any(|op| {
+        let filter = &op.asked["filter"];
+        let action = match op.asked["action"].as_str() {
+            Some("done") => "complete",
+            other => other.unwrap_or_default(),
+        };
+        let of_app = filter["app"].as_str().is_none_or(|app| app == key.0);
+        let labels = filter["labels"].as_object().into_iter().flatten();
+        kind == action
+            && op.asked["dry_run"] != true
+            && of_app
+            && labels.into_iter().all(|(name, value)| has(name, value))
+    })
+}
+
 /// `/v1/stats` is exact at its index.
 fn counts(run: &Run, folded: &Folded, found: &mut Findings) {
     for (node, status) in &run.status {
@@ -290,7 +307,7 @@ fn hashes(run: &Run, found: &mut Findings) {
 mod tests {
     use super::super::build::{Build, asks, at, fence, ms, outcome, task};
     use super::NAME;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn a_good_run_passes() {
@@ -370,6 +387,26 @@ mod tests {
             NAME,
             "I-2: complete of app/d was asked 1 ×, and took effect at [27, 28]",
         );
+    }
+
+    #[test]
+    fn a_bulk_change_explains_what_its_filter_can_mean_and_nothing_else() {
+        let bulk = |asked: Value| {
+            Build::but(|b| {
+                b.log("cancel", 4_000, asks("d"));
+                b.op("bulk", "", asked, 3_999, "ok", json!({ "status": 200 }));
+            })
+        };
+        bulk(json!({ "action": "cancel", "filter": { "app": "app" } })).passes(NAME);
+        for other in [
+            json!({ "action": "cancel", "filter": { "app": "other" } }),
+            json!({ "action": "cancel", "filter": { "labels": { "group": "g" } } }),
+            json!({ "action": "change", "filter": {} }),
+            json!({ "action": "cancel", "filter": {}, "dry_run": true }),
+        ] {
+            let words = "I-2: cancel of app/d was asked 0 ×, and took effect at [26]";
+            bulk(other).fails(NAME, words);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A bit turns in a file of a stopped node.
+//! A file of a stopped node rots: a bit turns, the end is missing, a block lies where another was.
 //!
 //! The node is started on the rotten file behind a cut network: it may notice and refuse, or not
 //! notice because the bit means nothing; what it shows of its state must be true (I-28). Then the
@@ -16,17 +16,33 @@ use super::{Begun, Trouble};
 use crate::chance::Chance;
 use crate::site::Site;
 use crate::support::node::binary;
-use crate::wires::Mood;
+
+const LOG: &str = "log.redb";
+const STORE: &str = "state/state.redb";
+/// What redb writes at once.
+const BLOCK: u64 = 4_096;
 
 pub fn log(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
-    rot(site, chance, "log.redb")
+    rot(site, chance, LOG, Damage::flip)
 }
 
 pub fn store(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
-    rot(site, chance, "state/state.redb")
+    rot(site, chance, STORE, Damage::flip)
 }
 
-fn rot(site: &mut Site, chance: &mut Chance, name: &str) -> Result<Begun, Trouble> {
+pub fn truncate(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
+    let name = *chance.pick(&[LOG, STORE]);
+    rot(site, chance, name, Damage::truncate)
+}
+
+pub fn misplaced(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
+    let name = *chance.pick(&[LOG, STORE]);
+    rot(site, chance, name, Damage::misplace)
+}
+
+type Draw = fn(&Path, &mut Chance) -> std::io::Result<Damage>;
+
+fn rot(site: &mut Site, chance: &mut Chance, name: &str, draw: Draw) -> Result<Begun, Trouble> {
     let running = site.running();
     if running.len() < site.nodes.len() {
         return Err(Trouble::Failed("not all nodes run".into()));
@@ -38,13 +54,13 @@ fn rot(site: &mut Site, chance: &mut Chance, name: &str) -> Result<Begun, Troubl
     let copy = site.root.join("sound");
     let failed = |e: std::io::Error| Trouble::Failed(e.to_string());
     copy_dir(&dir, &copy).map_err(failed)?;
-    let (flip, noticed) = live_bit(&copy, name, chance).map_err(failed)?;
-    flip.turn(&dir.join(name)).map_err(failed)?;
+    let (damage, noticed) = meaning(&copy, name, draw, chance).map_err(failed)?;
+    damage.done_to(&dir.join(name)).map_err(failed)?;
     let ways = isolated(site, victim);
-    site.wires.set(ways, Mood::Cut);
+    site.part(ways).map_err(Trouble::Failed)?;
     site.node(victim).start();
     let detail = json!({
-        "file": name, "byte": flip.at, "bit": flip.bit, "verify_noticed": noticed,
+        "file": name, "damage": format!("{damage:?}").to_lowercase(), "verify_noticed": noticed,
     });
     let mut begun = Begun::new(vec![victim], detail, move |site| {
         let noticed = !site.node(victim).runs();
@@ -55,7 +71,7 @@ fn rot(site: &mut Site, chance: &mut Chance, name: &str) -> Result<Begun, Troubl
         let back = empty(&dir).and_then(|()| copy_dir(&copy, &dir));
         back.and_then(|()| fs::remove_dir_all(&copy))
             .map_err(|e| e.to_string())?;
-        site.wires.clear();
+        site.unite()?;
         site.node(victim).start();
         match differs {
             None => Ok(json!({ "refused_to_run": noticed })),
@@ -66,23 +82,35 @@ fn rot(site: &mut Site, chance: &mut Chance, name: &str) -> Result<Begun, Troubl
     Ok(begun)
 }
 
-/// One bit of a file.
-struct Flip {
-    at: u64,
-    bit: u64,
+/// What becomes of a file.
+#[derive(Debug)]
+enum Damage {
+    Flip { byte: u64, bit: u64 },
+    Truncate { to: u64 },
+    Misplace { from: u64, to: u64 },
 }
 
-impl Flip {
-    fn turn(&self, path: &Path) -> std::io::Result<()> {
+impl Damage {
+    fn done_to(&self, path: &Path) -> std::io::Result<()> {
         let file = fs::File::options().read(true).write(true).open(path)?;
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, self.at)?;
-        file.write_all_at(&[byte[0] ^ (1 << self.bit)], self.at)?;
+        match *self {
+            Damage::Flip { byte: at, bit } => {
+                let mut byte = [0];
+                file.read_exact_at(&mut byte, at)?;
+                file.write_all_at(&[byte[0] ^ (1 << bit)], at)?;
+            }
+            Damage::Truncate { to } => file.set_len(to)?,
+            Damage::Misplace { from, to } => {
+                let mut block = vec![0; BLOCK as usize];
+                file.read_exact_at(&mut block, from)?;
+                file.write_all_at(&block, to)?;
+            }
+        }
         file.sync_all()
     }
 
     /// Any bit of a byte that is not 0.
-    fn draw(path: &Path, chance: &mut Chance) -> std::io::Result<Flip> {
+    fn flip(path: &Path, chance: &mut Chance) -> std::io::Result<Damage> {
         const LOOKS: u32 = 400;
         let file = fs::File::open(path)?;
         let length = file.metadata()?.len();
@@ -96,26 +124,49 @@ impl Flip {
             }
         }
         let bit = chance.below(8);
-        Ok(Flip { at, bit })
+        Ok(Damage::Flip { byte: at, bit })
+    }
+
+    fn truncate(path: &Path, chance: &mut Chance) -> std::io::Result<Damage> {
+        let length = fs::metadata(path)?.len();
+        Ok(Damage::Truncate {
+            to: chance.below(length),
+        })
+    }
+
+    /// One block over another.
+    fn misplace(path: &Path, chance: &mut Chance) -> std::io::Result<Damage> {
+        let blocks = fs::metadata(path)?.len() / BLOCK;
+        let from = chance.below(blocks);
+        let to = (from + 1 + chance.below(blocks - 1)) % blocks;
+        Ok(Damage::Misplace {
+            from: from * BLOCK,
+            to: to * BLOCK,
+        })
     }
 }
 
-/// A bit that means something, as `log verify` tells on a copy; much of a file is free space. After
-/// some tries any bit will do. Says whether it was noticed.
-fn live_bit(sound: &Path, name: &str, chance: &mut Chance) -> std::io::Result<(Flip, bool)> {
+/// A damage that means something, as `log verify` tells on a copy; much of a file is free space.
+/// After some tries any will do. Says whether it was noticed.
+fn meaning(
+    sound: &Path,
+    name: &str,
+    draw: Draw,
+    chance: &mut Chance,
+) -> std::io::Result<(Damage, bool)> {
     const TRIES: u32 = 10;
     let probe = sound.with_file_name("probe");
     let mut tried = 0;
     loop {
         tried += 1;
         copy_dir(sound, &probe)?;
-        let flip = Flip::draw(&probe.join(name), chance)?;
-        flip.turn(&probe.join(name))?;
+        let damage = draw(&probe.join(name), chance)?;
+        damage.done_to(&probe.join(name))?;
         let verified = binary().args(["log", "verify"]).arg(&probe).output()?;
         fs::remove_dir_all(&probe)?;
         let noticed = !verified.status.success();
         if noticed || tried == TRIES {
-            return Ok((flip, noticed));
+            return Ok((damage, noticed));
         }
     }
 }

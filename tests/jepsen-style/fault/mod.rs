@@ -9,6 +9,7 @@ pub mod clock;
 mod disk;
 mod load;
 mod members;
+mod netns;
 mod partition;
 mod processes;
 mod receiver;
@@ -20,12 +21,31 @@ use crate::chance::Chance;
 use crate::site::Site;
 
 /// Why a fault is not there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Trouble {
     /// This machine lacks something.
     Skipped(String),
     /// It should have worked.
     Failed(String),
+}
+
+impl Trouble {
+    /// What a program said: whether it, the kernel or a permission is missing here.
+    pub fn lacking(why: String) -> Trouble {
+        const LACKS: [&str; 7] = [
+            "No such file",
+            "not permitted",
+            "ermission denied",
+            "not supported",
+            "nknown device type",
+            "nknown filesystem",
+            "setup loop device",
+        ];
+        match LACKS.iter().any(|lack| why.contains(lack)) {
+            true => Trouble::Skipped(why),
+            false => Trouble::Failed(why),
+        }
+    }
 }
 
 /// Ends a fault; says what came of it.
@@ -69,6 +89,8 @@ pub struct Kind {
     pub hold_ms: (u64, u64),
     /// Only once in the life of a cluster.
     pub once: bool,
+    /// Takes long; a short run leaves it out.
+    pub slow: bool,
     pub begin: Begin,
 }
 
@@ -90,15 +112,26 @@ const MIDDLE: (u64, u64) = (1_500, 4_000);
 /// Longer than a jump of the clock must last to be believed.
 const LONG: (u64, u64) = (4_500, 6_000);
 
+/// Longer than leases and time-outs.
+const AWAY: (u64, u64) = (8_000, 25_000);
+
 const fn kind(family: &'static str, what: &'static str, hold_ms: (u64, u64), begin: Begin) -> Kind {
     Kind {
         family,
         what,
         hold_ms,
         once: false,
+        slow: false,
         begin,
     }
 }
+
+/// Need nodes with disks of their own.
+pub const DISKS: [&str; 2] = ["disk", "power"];
+/// Needs nodes in namespaces of their own, where they speak past the wires.
+pub const NETNS: &str = "netns";
+/// Need the wires between nodes.
+pub const WIRED: [&str; 2] = ["partition", "wire"];
 
 /// All there are.
 pub const FAULTS: &[Kind] = &[
@@ -108,11 +141,22 @@ pub const FAULTS: &[Kind] = &[
     kind("kill", "all", SHORT, processes::kill_all),
     kind("pause", "leader", MIDDLE, processes::pause_leader),
     kind("pause", "any", MIDDLE, processes::pause_any),
+    Kind {
+        slow: true,
+        ..kind("pause", "long", AWAY, processes::pause_any)
+    },
     kind("partition", "halves", MIDDLE, partition::halves),
     kind("partition", "ring", MIDDLE, partition::ring),
     kind("partition", "one-way", MIDDLE, partition::one_way),
     kind("partition", "leader", MIDDLE, partition::leader),
     kind("partition", "bridge", MIDDLE, partition::bridge),
+    kind(NETNS, "halves", MIDDLE, netns::halves),
+    kind(NETNS, "ring", MIDDLE, netns::ring),
+    kind(NETNS, "one-way", MIDDLE, netns::one_way),
+    kind(NETNS, "leader", MIDDLE, netns::leader),
+    kind(NETNS, "bridge", MIDDLE, netns::bridge),
+    kind(NETNS, "unplugged", MIDDLE, netns::unplugged),
+    kind(NETNS, "narrow", MIDDLE, netns::narrow),
     kind("wire", "delay", MIDDLE, wire::delay),
     kind("wire", "half-open", MIDDLE, wire::half_open),
     kind("wire", "truncate", MIDDLE, wire::truncate),
@@ -125,7 +169,13 @@ pub const FAULTS: &[Kind] = &[
     kind("clock", "little", LONG, clock::little),
     kind("bitrot", "log", MIDDLE, bitrot::log),
     kind("bitrot", "store", MIDDLE, bitrot::store),
+    kind("bitrot", "truncate", MIDDLE, bitrot::truncate),
+    kind("bitrot", "misplaced", MIDDLE, bitrot::misplaced),
     kind("disk", "full", MIDDLE, disk::full),
+    kind("disk", "stalled", MIDDLE, disk::stalled),
+    kind("disk", "errors", MIDDLE, disk::errors),
+    kind("power", "one", SHORT, disk::power_one),
+    kind("power", "all", SHORT, disk::power_all),
     kind("receiver", "evil", MIDDLE, receiver::evil),
     kind("receiver", "hanging", SHORT, receiver::hanging),
     kind("overload", "tenfold", SHORT, load::tenfold),

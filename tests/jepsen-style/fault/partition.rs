@@ -10,7 +10,7 @@ use crate::wires::Mood;
 type Ways = Vec<(u64, u64)>;
 
 /// Cuts these ways; when it ends they must have kept something from passing.
-fn cut(site: &mut Site, nodes: Vec<u64>, ways: Ways) -> Result<Begun, Trouble> {
+fn cut(site: &mut Site, (nodes, ways): Shape) -> Result<Begun, Trouble> {
     if site.wires.strangers() > 0 {
         return Err(Trouble::Failed(
             "there are connections between nodes whose caller is not known".into(),
@@ -38,15 +38,27 @@ fn shuffled(site: &Site, chance: &mut Chance) -> Vec<u64> {
     nodes
 }
 
+/// Around whom, and which ways are cut.
+pub type Shape = (Vec<u64>, Ways);
+
 pub fn halves(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
+    let shape = halves_of(site, chance);
+    cut(site, shape)
+}
+
+pub fn halves_of(site: &Site, chance: &mut Chance) -> Shape {
     let nodes = shuffled(site, chance);
     let (left, right) = nodes.split_at(nodes.len() / 2);
-    let ways = between(left, right);
-    cut(site, left.to_vec(), ways)
+    (left.to_vec(), between(left, right))
+}
+
+pub fn ring(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
+    let shape = ring_of(site, chance);
+    cut(site, shape)
 }
 
 /// Each hears only its neighbours; three hear only the one before them.
-pub fn ring(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
+pub fn ring_of(site: &Site, chance: &mut Chance) -> Shape {
     let nodes = shuffled(site, chance);
     let count = nodes.len();
     let mut ways = Ways::new();
@@ -59,11 +71,16 @@ pub fn ring(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
             }
         }
     }
-    cut(site, nodes, ways)
+    (nodes, ways)
+}
+
+pub fn one_way(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
+    let shape = one_way_of(site, chance);
+    cut(site, shape)
 }
 
 /// The leader is heard by nobody, or hears nobody.
-pub fn one_way(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
+pub fn one_way_of(site: &Site, chance: &mut Chance) -> Shape {
     let victim = site.victim(chance);
     let is_dumb = chance.percent(50);
     let others = site.ids().into_iter().filter(|id| *id != victim);
@@ -71,17 +88,21 @@ pub fn one_way(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
         true => (victim, other),
         false => (other, victim),
     };
-    let ways = others.map(way).collect();
-    cut(site, vec![victim], ways)
+    (vec![victim], others.map(way).collect())
 }
 
 pub fn leader(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
+    let shape = leader_of(site, chance);
+    cut(site, shape)
+}
+
+/// The leader alone.
+pub fn leader_of(site: &Site, chance: &mut Chance) -> Shape {
     let victim = match site.leader() {
         Some(leader) => leader,
         None => site.victim(chance),
     };
-    let ways = isolated(site, victim);
-    cut(site, vec![victim], ways)
+    (vec![victim], isolated(site, victim))
 }
 
 /// What must be cut so that a node is alone.
@@ -90,10 +111,14 @@ pub fn isolated(site: &Site, node: u64) -> Ways {
     between(&[node], &others)
 }
 
-/// Two groups that only one node connects.
 pub fn bridge(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
+    let shape = bridge_of(site, chance);
+    cut(site, shape)
+}
+
+/// Two groups that only one node connects.
+pub fn bridge_of(site: &Site, chance: &mut Chance) -> Shape {
     let nodes = shuffled(site, chance);
     let (left, right) = nodes[1..].split_at((nodes.len() - 1) / 2);
-    let ways = between(left, right);
-    cut(site, vec![nodes[0]], ways)
+    (vec![nodes[0]], between(left, right))
 }

@@ -19,6 +19,7 @@ pub fn run(caller: &mut Caller) {
         body["labels"] = json!({ "group": group });
         caller.submit(&body);
     }
+    caller.shared.remember_group(&group);
     let filter = json!({ "app": APP, "labels": { "group": group } });
     let mut body = json!({ "filter": filter });
     let action = *caller.chance.pick(&["cancel", "run", "change", "done"]);

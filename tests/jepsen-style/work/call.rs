@@ -1,12 +1,6 @@
-//! One operation: asked once, and ended as ok, fail or unknown.
-//!
-//! | what came back | end |
-//! |---|---|
-//! | 2xx | ok |
-//! | 4xx; 503, which promises that nothing happened | fail |
-//! | anything else; nothing; a part | unknown: the client goes on as another process |
+//! One operation: asked once, and ended as ok, fail or unknown (`support/told.rs`).
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +11,9 @@ use super::hot::Race;
 use crate::chance::Chance;
 use crate::record::{End, Op};
 use crate::support::http::{Answer, Client};
+use crate::support::told::told;
+
+pub use crate::support::told::shown;
 
 /// After this a client gives up.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -202,7 +199,7 @@ fn path(app: &str, id: &str, rest: &str) -> String {
     format!("/v1/tasks/{app}/{id}{rest}")
 }
 
-/// What an exchange was; see the module.
+/// What an exchange was.
 pub fn judge(came: std::io::Result<Answer>) -> (End, Value, Ended) {
     let answer = match came {
         Ok(answer) => answer,
@@ -211,44 +208,13 @@ pub fn judge(came: std::io::Result<Answer>) -> (End, Value, Ended) {
             return (End::Unknown, got, Ended::Unknown);
         }
     };
-    let mut got = shown(&answer.json());
-    got["status"] = json!(answer.status);
     let decided = answer.headers.get("horolog-index");
-    if let Some(index) = decided.and_then(|index| index.parse::<u64>().ok()) {
-        got["decided"] = json!(index);
+    let decided = decided.and_then(|index| index.parse().ok());
+    match told(answer.status, decided, &answer.json()) {
+        ("ok", got) => (End::Ok, got, Ended::Ok(answer)),
+        ("fail", got) => (End::Fail, got, Ended::Fail),
+        (_, got) => (End::Unknown, got, Ended::Unknown),
     }
-    match answer.status {
-        200..=299 => (End::Ok, got, Ended::Ok(answer)),
-        400..=499 | 503 => (End::Fail, problem(got, &answer.json()), Ended::Fail),
-        _ => (End::Unknown, problem(got, &answer.json()), Ended::Unknown),
-    }
-}
-
-/// The members of a task, or of a bulk answer, that checkers look at.
-pub fn shown(body: &Value) -> Value {
-    let mut shown = Map::new();
-    for name in [
-        "app", "id", "index", "stage", "attempt", "outcome", "examined", "matched", "changed",
-        "skipped", "next",
-    ] {
-        if !body[name].is_null() {
-            shown.insert(name.into(), body[name].clone());
-        }
-    }
-    let due = body["due_at"]
-        .as_str()
-        .and_then(|text| text.parse::<jiff::Timestamp>().ok());
-    if let Some(due) = due {
-        shown.insert("due_at".into(), json!(due.as_millisecond()));
-    }
-    Value::Object(shown)
-}
-
-fn problem(mut got: Value, body: &Value) -> Value {
-    let kind = body["type"].as_str().unwrap_or_default();
-    got["problem"] = json!(kind.rsplit('/').next());
-    got["detail"] = body["detail"].clone();
-    got
 }
 
 #[test]

@@ -13,7 +13,11 @@ const APP: &str = "herd";
 const PROCESSES: u64 = 1_000_000_000;
 
 pub fn run(caller: &mut Caller) {
-    let count = caller.chance.between(10, 60);
+    let (few, many) = match caller.shared.is_pressed() {
+        true => (60, 200),
+        false => (10, 60),
+    };
+    let count = caller.chance.between(few, many);
     let due = now_ms() + caller.chance.between(300, 2_000);
     let url = caller.shared.sink.url("ok");
     let ids: Vec<String> = (0..count).map(|_| caller.shared.id("g")).collect();

@@ -14,19 +14,28 @@ const FILTERS: [(&str, &str); 5] = [
     ("herd", "&stage=scheduled"),
     ("retry", "&stage=dead"),
 ];
+/// After each long walk so many short ones, by label.
+const GROUPS: u32 = 3;
 /// A walk of more pages is given up.
 const PAGES_MAX: usize = 2_000;
 
 pub fn run(caller: &mut Caller) {
     let (app, rest) = *caller.chance.pick(&FILTERS);
     let limit = *caller.chance.pick(&[50, 200, 1_000]);
-    let (node, door) = caller.any_door();
-    walk(
-        caller,
-        (node, door),
-        Some(app),
-        &format!("&limit={limit}{rest}"),
-    );
+    let door = caller.any_door();
+    walk(caller, door, Some(app), &format!("&limit={limit}{rest}"));
+    let shared = caller.shared.clone();
+    for _ in 0..GROUPS {
+        if let Some(group) = shared.any_group(&mut caller.chance) {
+            let door = caller.any_door();
+            walk(
+                caller,
+                door,
+                Some("bulk"),
+                &format!("&limit=3&label.group={group}"),
+            );
+        }
+    }
     let pause = caller.chance.between(500, 1_200);
     caller.shared.pause(pause);
 }

@@ -39,6 +39,7 @@ pub struct Shared {
     pub pressure: Arc<AtomicU64>,
     stop: AtomicBool,
     known: Mutex<VecDeque<(String, String)>>,
+    groups: Mutex<VecDeque<String>>,
     next_id: AtomicU64,
 }
 
@@ -56,12 +57,18 @@ impl Shared {
             pressure,
             stop: AtomicBool::new(false),
             known: Mutex::default(),
+            groups: Mutex::default(),
             next_id: AtomicU64::new(1),
         }
     }
 
     pub fn stops(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is more work than usual.
+    pub fn is_pressed(&self) -> bool {
+        self.pressure.load(Ordering::Relaxed) > 1
     }
 
     /// Lets time pass, less of it under pressure.
@@ -83,6 +90,21 @@ impl Shared {
             known.pop_front();
         }
         known.push_back((app.into(), id.into()));
+    }
+
+    /// A label that tasks have had for a moment.
+    fn remember_group(&self, group: &str) {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        if groups.len() == REMEMBERED {
+            groups.pop_front();
+        }
+        groups.push_back(group.into());
+    }
+
+    fn any_group(&self, chance: &mut Chance) -> Option<String> {
+        let groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = chance.below(groups.len() as u64) as usize;
+        groups.get(at).cloned()
     }
 
     fn any_known(&self, chance: &mut Chance) -> Option<(String, String)> {

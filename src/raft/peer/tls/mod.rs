@@ -33,7 +33,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{Connecting, Connection, Network};
+use super::{Connecting, Connection, Network, Taker};
 use crate::model::{NodeId, Span, Time};
 use files::Loaded;
 
@@ -175,8 +175,10 @@ impl Network for Tls {
             })
         })
     }
+}
 
-    fn accept(&self, stream: TcpStream) -> Connecting {
+impl Taker for Tls {
+    fn take(&self, stream: TcpStream) -> Connecting {
         let acceptor = self.pair().acceptor.clone();
         Box::pin(async move {
             let mut stream = stream;

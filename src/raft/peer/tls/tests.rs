@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
+use super::super::Port;
 use super::*;
 use crate::raft::peer::{
     Answer, CallError, Handler, Hello, Lane, Peers, Secret, Self_, Tcp, serve,
@@ -81,14 +82,15 @@ fn real_now() -> Time {
 /// Node 1 takes a connection and node 2 makes it; what came of a call to `to`.
 async fn meet(
     ours: Arc<dyn Network>,
-    theirs: Arc<dyn Network>,
+    taker: Arc<dyn Taker>,
     (from, to): (NodeId, NodeId),
 ) -> Result<Bytes, CallError> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let stop = CancellationToken::new();
-    let means = (theirs, Secret::new(Some("s")));
-    let server = tokio::spawn(serve(listener, Arc::new(Echo), means, stop.clone()));
+    let secret = Secret::new(Some("s"));
+    let port = Box::new(Port { listener, taker });
+    let server = tokio::spawn(serve(port, Arc::new(Echo), secret, stop.clone()));
     let peers = Peers::new(me(from), Secret::new(Some("s")), ours);
     let body = Bytes::from_static(b"hello");
     let answer = peers

@@ -179,7 +179,12 @@ impl Step<'_> {
         if place.is_there() {
             let known = !(created && self.end == End::Ok) && place.content == self.content;
             return match (self.end, known) {
-                (End::Ok, true) => self.sees(place),
+                // The index is that of the repetition; the task's last change may be before it.
+                (End::Ok, true) => {
+                    let index = place.index;
+                    let seen = self.sees(Place { index: 0, ..place })?;
+                    Some(Place { index, ..seen })
+                }
                 (End::Ok, false) => None,
                 // Sent again without an answer: whatever it was told, nothing changed.
                 _ => Some(place),

@@ -56,6 +56,7 @@ impl Model {
             at: due,
             attempt: 0,
             fence: 0,
+            owner: 0,
             tries: 0,
             version: 0,
             index: at.index,

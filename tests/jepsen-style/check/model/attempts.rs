@@ -74,7 +74,7 @@ impl Model {
         begun
     }
 
-    fn holds(&self, seq: u64, fence: u64) -> bool {
+    pub(super) fn holds(&self, seq: u64, fence: u64) -> bool {
         let task = self.tasks.get(&seq);
         task.is_some_and(|task| task.fence == fence && task.is_open())
     }
@@ -225,6 +225,7 @@ impl Model {
         let task = &self.tasks[&seq];
         let key = task.key.clone();
         let epoch = self.epochs.get(&shard(&key)).copied().unwrap_or(0);
+        let owner = self.owners.get(&shard(&key)).copied().unwrap_or(0);
         let attempt = task.attempt + 1;
         let fence = (epoch << 32) | attempt;
         self.edit(at, seq, |task| {
@@ -236,6 +237,7 @@ impl Model {
             task.at = instant;
             task.attempt = attempt;
             task.fence = fence;
+            task.owner = owner;
         });
         let begun = Attempt {
             number: attempt,

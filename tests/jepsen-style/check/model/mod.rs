@@ -70,6 +70,8 @@ pub struct Task {
     pub at: u64,
     pub attempt: u64,
     pub fence: u64,
+    /// The node that its attempt was handed to.
+    owner: u64,
     tries: u64,
     version: u64,
     pub index: u64,
@@ -134,6 +136,8 @@ pub struct Model {
     hand: u64,
     epoch: u64,
     epochs: BTreeMap<u64, u64>,
+    /// Who owns each shard.
+    owners: BTreeMap<u64, u64>,
     /// Every state that a task was in, oldest first.
     pub versions: BTreeMap<Key, Vec<Seen>>,
     /// By task and fence.
@@ -154,6 +158,7 @@ impl Model {
             "started" => self.started(at, event),
             "accepted" | "done" | "failed" => self.ended(kind, at, event),
             "assign" => self.assign(at, event),
+            "again" => self.again(at, event),
             "retire" => self.retire(event),
             _ => self
                 .wrong
@@ -182,17 +187,40 @@ impl Model {
         self.epoch += 1;
         let shards = event["shards"].as_array().into_iter().flatten();
         let shards: BTreeSet<u64> = shards.filter_map(Value::as_u64).collect();
+        // What the former owner has not begun, or lost; what a third node kept goes on there.
+        let kept = attempts_named(&event["kept"]);
+        let former = |task: &Task| self.owners.get(&shard(&task.key)).copied().unwrap_or(0);
+        let open = self.tasks.iter().filter(|(_, task)| task.is_open());
+        let open = open.filter(|(seq, task)| {
+            shards.contains(&shard(&task.key))
+                && task.owner == former(task)
+                && !kept.contains(&(**seq, task.fence))
+        });
+        let open: Vec<u64> = open.map(|(seq, _)| *seq).collect();
+        let node = event["node"].as_u64().unwrap_or(0);
         for number in &shards {
             self.epochs.insert(*number, self.epoch);
+            self.owners.insert(*number, node);
         }
-        let open = self.tasks.iter().filter(|(_, task)| task.is_open());
-        let open = open.filter(|(_, task)| shards.contains(&shard(&task.key)));
-        // One that had not started keeps its instant; a running one starts over at once.
-        let open = open.map(|(seq, task)| match task.stage {
-            "triggered" => (*seq, task.at),
-            _ => (*seq, at.now),
-        });
-        for (seq, instant) in open.collect::<Vec<_>>() {
+        self.redispatch(at, open);
+    }
+
+    /// What nobody holds any more, as far as it is open still.
+    fn again(&mut self, at: Place, event: &Value) {
+        let named = attempts_named(&event["attempts"]).into_iter();
+        let lost = named.filter(|(seq, fence)| self.holds(*seq, *fence));
+        let lost = lost.map(|(seq, _)| seq).collect();
+        self.redispatch(at, lost);
+    }
+
+    /// One that had not started keeps its instant; a running one starts over at once.
+    fn redispatch(&mut self, at: Place, tasks: Vec<u64>) {
+        for seq in tasks {
+            let task = &self.tasks[&seq];
+            let instant = match task.stage {
+                "triggered" => task.at,
+                _ => at.now,
+            };
             self.close(seq, Ending::Redispatched);
             self.begin(at, seq, "redispatched", instant);
         }
@@ -271,4 +299,11 @@ fn first(set: &BTreeSet<(u64, u64)>, until: u64, max: usize) -> Vec<(u64, u64)> 
 fn shard((app, id): &Key) -> u64 {
     let seed = xxhash_rust::xxh3::xxh3_64(app.as_bytes());
     xxhash_rust::xxh3::xxh3_64_with_seed(id.as_bytes(), seed) % SHARDS
+}
+
+/// Attempts by task and fence.
+fn attempts_named(list: &Value) -> BTreeSet<(u64, u64)> {
+    let list = list.as_array().into_iter().flatten();
+    list.filter_map(|one| Some((one[0].as_u64()?, one[1].as_u64()?)))
+        .collect()
 }
