@@ -24,10 +24,10 @@ pub struct TargetDto {
     /// `closed`; `open`: it failed too often and is left alone, and what is due there waits;
     /// `half_open`: few calls are let through, to see.
     breaker: &'static str,
-    /// How long it stays open.
+    /// For how long it is left alone yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
-    opens_in: Option<Span>,
+    tried_again_in: Option<Span>,
     /// Calls that ended in the breaker's window, and how many of them failed.
     calls: u32,
     failed: u32,
@@ -47,14 +47,14 @@ pub struct Targets {
 
 impl TargetDto {
     fn new(view: TargetView, steady: Duration) -> TargetDto {
-        let opens_in = match view.breaker {
+        let tried_again_in = match view.breaker {
             BreakerState::Open { until } => Some(until.saturating_sub(steady).into()),
             _ => None,
         };
         TargetDto {
             target: view.target,
             breaker: view.breaker.name(),
-            opens_in,
+            tried_again_in,
             calls: view.calls,
             failed: view.failed,
             places: view.places,

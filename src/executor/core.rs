@@ -14,6 +14,9 @@ use crate::bugs::{self, Bug};
 use crate::model::{Change, Epoch, Fence, NodeId, Seq, Time};
 use crate::state::{Open, Release};
 
+/// How often it is looked after what nobody asks for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// What [`Core::begin`] decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begin {
@@ -44,8 +47,10 @@ pub(super) struct Core {
     pub stopping: bool,
     /// Asks the holding thread to hand out permits.
     pub kicked: bool,
-    /// When it was last looked what waits at open breakers in vain.
+    /// When it was last looked after what nobody else asks for.
     looked: Duration,
+    /// It has to be looked what waits at open breakers in vain.
+    finds_overdue: bool,
 }
 
 impl Core {
@@ -59,12 +64,11 @@ impl Core {
             missing: None,
             reading: None,
             attempts: Attempts::default(),
-            // A quarter each: one target cannot fill the memory that all share.
             targets: Flows::new(Bounds {
                 per_target: settings.per_target,
                 total: settings.total,
                 bytes: settings.bytes,
-                queue_max: held_max / 4,
+                queued: held_max,
                 breaker: settings.breaker,
             }),
             contact: None,
@@ -73,6 +77,7 @@ impl Core {
             stopping: false,
             kicked: false,
             looked: Duration::ZERO,
+            finds_overdue: false,
         }
     }
 
@@ -219,21 +224,35 @@ impl Core {
         taken
     }
 
-    /// Whether it is time to look for what waits at open breakers in vain; notes that it was.
-    pub fn looks_for_overdue(&mut self, steady: Duration, every: Duration) -> bool {
-        let looks = self.targets.is_open_somewhere() && steady >= self.looked + every;
-        if looks {
+    /// Whether permits may be handed out: somebody asked for it, a breaker's time has come, or what
+    /// waits at open ones is to be looked after. Once in a while that is looked at, and whether there
+    /// is room again for what did not fit.
+    pub fn wakes(&mut self, steady: Duration) -> bool {
+        if steady >= self.looked.saturating_add(LOOK_EVERY) {
             self.looked = steady;
+            self.finds_overdue = self.targets.opens_at().is_some();
+            if let Some(place) = self.targets.unspill_all() {
+                self.miss(place);
+            }
         }
-        looks
+        let half_open = self.targets.poll(steady);
+        let overdue = self.finds_overdue && self.may_start(steady);
+        std::mem::take(&mut self.kicked) || half_open || overdue
     }
 
-    /// What waited at open breakers beyond its time, each with a permit.
-    pub fn overdue(&mut self, wall: Time, steady: Duration) -> Vec<(FlowKey, Reference, Grant)> {
-        match self.may_start(steady) && self.targets.is_open_somewhere() {
-            true => self.targets.overdue(wall),
-            false => Vec::new(),
+    /// What waited at open breakers beyond its time, each with a permit, at most `max`.
+    pub fn overdue(
+        &mut self,
+        max: usize,
+        wall: Time,
+        steady: Duration,
+    ) -> Vec<(FlowKey, Reference, Grant)> {
+        if !self.finds_overdue || !self.may_start(steady) {
+            return Vec::new();
         }
+        let overdue = self.targets.overdue(wall, max);
+        self.finds_overdue = overdue.len() == max;
+        overdue
     }
 
     /// The test-and-set. The caller holds a permit, which it keeps only on [`Begin::Go`].
@@ -319,9 +338,10 @@ impl Core {
         self.missing = Some(self.missing.map_or(place, |first| first.min(place)));
     }
 
-    /// Whether something is missing, and half of the memory is free for it.
+    /// Whether something is missing, and half of what the queues leave of the memory is free for it.
     pub fn wants_more(&self) -> bool {
-        self.missing.is_some() && self.waiting() <= self.held_max / 2
+        let left = self.held_max.saturating_sub(self.targets.queued());
+        self.missing.is_some() && self.held() <= left / 2
     }
 
     /// Where to read on from, exclusively, and how many. What is missed from now on is noted
@@ -345,15 +365,13 @@ impl Core {
         self.reading = None;
     }
 
-    /// See [`super::Executor::knows`].
+    /// See [`super::Executor::knows`]; what was not kept of a flow is not counted here.
     pub fn knows(&self, open: &Open, steady: Duration) -> bool {
-        let (id, at) = ((open.seq, open.fence), open.at);
-        let behind = |place: &(Time, Seq)| *place <= (at, id.0);
-        // What was let go of is about to be given away, or comes back with the next term.
+        let (id, place) = ((open.seq, open.fence), (open.at, open.seq));
         self.attempts.knows(id, steady)
+            // What was let go of is about to be given away, or comes back with the next term.
             || self.released.has(id, open.hash)
-            || self.missing.iter().chain(&self.reading).any(behind)
-            || self.targets.spilled_before((at, id.0))
+            || self.missing.iter().chain(&self.reading).any(|first| *first <= place)
     }
 }
 
@@ -366,143 +384,4 @@ fn before((at, seq): (Time, Seq)) -> (Time, Seq) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::executor::{Guard, Settings};
-
-    const NOW: Duration = Duration::from_secs(10);
-    const ID: Id = (
-        Seq(1),
-        Fence {
-            epoch: Epoch(1),
-            attempt: 1,
-        },
-    );
-
-    const OPEN: Open = Open {
-        at: Time(5),
-        seq: ID.0,
-        fence: ID.1,
-        hash: 65,
-    };
-
-    fn release(epoch: Epoch) -> Release {
-        Release {
-            term: 1,
-            total: 64,
-            shards: vec![crate::model::Shard(1)],
-            epoch,
-        }
-    }
-
-    #[test]
-    fn what_was_let_go_of_in_vain_is_read_again() {
-        let (mut core, ..) = about_to_begin();
-        core.release(&release(Epoch(1)));
-        core.new_term(1);
-        assert!(!core.wants_more());
-        core.new_term(2);
-        assert_eq!(core.start_reading(9), Some((before((Time(0), Seq(0))), 9)));
-        core.attempts.remove(ID);
-        core.finish_reading(&[OPEN], 9);
-        assert_eq!(core.held(), 1);
-    }
-
-    #[test]
-    fn what_an_earlier_run_had_is_not_taken() {
-        let mut core = Core::new(&Settings::new(1, Guard::open()));
-        let assigned = |node| Change::Assigned {
-            node,
-            boot: 2,
-            epoch: Epoch(2),
-        };
-        core.change(&assigned(2), Time(0));
-        core.hold(OPEN);
-        assert_eq!(core.held(), 1, "another node's assignment says nothing");
-        core.attempts.remove(ID);
-        core.change(&assigned(1), Time(0));
-        core.hold(OPEN);
-        assert_eq!(core.held(), 1);
-    }
-
-    /// One attempt, due at 5, looked up and with a permit.
-    fn about_to_begin() -> (Core, FlowKey, Reference, Grant) {
-        let mut core = Core::new(&Settings::new(1, Guard::open()));
-        core.renew(NOW, NOW);
-        core.hold(OPEN);
-        let reference = core.pop_due(Time(5), 9)[0];
-        let key = FlowKey {
-            app: "shop".into(),
-            target: "a".into(),
-        };
-        let grant = core.route(&key, reference, NOW).unwrap();
-        (core, key, reference, grant)
-    }
-
-    #[test]
-    fn a_clock_that_jumps_back_at_the_last_moment_is_heard() {
-        let (mut core, key, reference, grant) = about_to_begin();
-        assert_eq!(core.begin(&key, reference, Time(4), NOW), Begin::Waits);
-        core.free(&key, grant, Told::NOTHING, (Time(5), NOW));
-        assert_eq!((core.held(), core.targets.in_flight()), (1, 0));
-    }
-
-    #[test]
-    fn a_lease_that_runs_out_at_the_last_moment_is_heard() {
-        let (mut core, key, reference, grant) = about_to_begin();
-        let late = NOW + Duration::from_millis(1_500);
-        assert_eq!(core.begin(&key, reference, Time(5), late), Begin::Waits);
-        core.free(&key, grant, Told::NOTHING, (Time(5), NOW));
-        assert!(core.take(9, late).is_empty());
-        assert!(core.renew(late, late), "the renewal matters");
-        assert!(!core.renew(late, late), "the next one does not");
-        assert_eq!(core.take(9, late).len(), 1);
-    }
-
-    #[test]
-    fn one_begins_once() {
-        let (mut core, key, reference, _) = about_to_begin();
-        assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Go);
-        assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Dropped);
-    }
-
-    #[test]
-    fn withdrawn_closed_or_released_at_the_last_moment_is_heard() {
-        for which in 0..3 {
-            let (mut core, key, reference, _) = about_to_begin();
-            match which {
-                0 => assert!(core.attempts.withdraw(ID, NOW)),
-                1 => core.attempts.close(ID),
-                _ => assert_eq!(core.release(&release(Epoch(1))), []),
-            }
-            assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Dropped);
-        }
-    }
-
-    #[test]
-    fn a_pause_at_the_last_moment_is_heard_and_its_end_brings_it_back() {
-        let (mut core, key, reference, grant) = about_to_begin();
-        let paused = |apps: &[&str]| Change::Paused {
-            apps: std::sync::Arc::new(apps.iter().map(|app| (*app).into()).collect()),
-        };
-        core.change(&paused(&["shop"]), Time(5));
-        assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Waits);
-        core.free(&key, grant, Told::NOTHING, (Time(5), NOW));
-        assert!(core.knows(ID, Time(5), NOW), "the watchdog leaves it alone");
-        assert!(!core.wants_more() && core.waiting() == 0);
-        core.change(&paused(&[]), Time(6));
-        assert!(core.wants_more() && core.knows(ID, Time(5), NOW));
-        let (after, limit) = core.start_reading(9).unwrap();
-        assert_eq!(after, (Time(5), Seq(0)));
-        core.finish_reading(&[(Time(5), ID.0, ID.1)], limit);
-        let reference = core.pop_due(Time(6), 9)[0];
-        assert!(core.route(&key, reference, NOW).is_some());
-        assert_eq!(core.begin(&key, reference, Time(6), NOW), Begin::Go);
-    }
-
-    #[test]
-    fn places_follow_each_other() {
-        assert_eq!(before((Time(5), Seq(1))), (Time(5), Seq(0)));
-        assert_eq!(before((Time(5), Seq(0))), (Time(4), Seq(u64::MAX)));
-    }
-}
+mod tests;

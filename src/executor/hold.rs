@@ -21,8 +21,6 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 const MARGIN: Duration = Duration::from_micros(150);
 /// Looks at the clock in one watch at most, in case it stands still.
 const LOOKS_MAX: u32 = 4096;
-/// How often it is looked what waits at open breakers in vain.
-const OVERDUE_EVERY: Duration = Duration::from_secs(1);
 /// References read from the state in one piece.
 const PIECE: usize = 1024;
 /// Batches of due attempts for each piece read, while both are there: what is in memory comes
@@ -132,8 +130,7 @@ impl Inner {
             return Work::Stop;
         }
         let steady = self.clock.steady();
-        let broken = core.targets.is_due(steady) || core.looks_for_overdue(steady, OVERDUE_EVERY);
-        if std::mem::take(&mut core.kicked) || broken {
+        if core.wakes(steady) {
             return Work::Pump;
         }
         let now_us = self.clock.wall_us();
@@ -154,7 +151,8 @@ impl Inner {
                 (left - MARGIN).min(SLEEP_MAX)
             }
         };
-        Work::Sleep(sleep)
+        let opens = core.targets.opens_at().map(|at| at.saturating_sub(steady));
+        Work::Sleep(opens.map_or(sleep, |opens| sleep.min(opens)))
     }
 
     /// The last stretch: watches the wall clock, giving way to whoever else wants the core.

@@ -22,6 +22,9 @@ use crate::state::{Dispatch, Open};
 
 /// Attempts looked up under one lock of the state.
 pub(super) const LOOK_UP_MAX: usize = 256;
+/// Attempts of one question that are looked up to tell whether they were kept.
+const UNSURE_MAX: usize = 64;
+
 /// An attempt that is due, looked up and read.
 pub(super) struct Prepared {
     pub key: FlowKey,
@@ -143,10 +146,44 @@ impl Inner {
         self.due.ring();
     }
 
+    /// While some of a flow were not kept, that goes by the flow, and for that an attempt must be
+    /// looked up. Of many a few are, others each time, and the rest are taken for known: what is
+    /// lost is found a little later, and a long pause costs no reading of all that it holds up.
     pub fn knows(&self, open: &[Open]) -> Vec<bool> {
         let steady = self.clock.steady();
         let core = self.lock();
-        open.iter().map(|open| core.knows(open, steady)).collect()
+        let mut known: Vec<bool> = open.iter().map(|open| core.knows(open, steady)).collect();
+        let first = core.targets.first_spilled();
+        drop(core);
+        let perhaps = |open: &Open| first.is_some_and(|first| first <= (open.at, open.seq));
+        let unsure = (0..open.len()).filter(|n| !known[*n] && perhaps(&open[*n]));
+        let unsure: Vec<usize> = unsure.collect();
+        unsure.iter().for_each(|n| known[*n] = true);
+        let looked_up = UNSURE_MAX.min(unsure.len());
+        let begin = steady.as_secs() as usize * looked_up % unsure.len().max(1);
+        let part: Vec<usize> = unsure
+            .iter()
+            .cycle()
+            .skip(begin)
+            .take(looked_up)
+            .copied()
+            .collect();
+        let ids: Vec<Id> = part
+            .iter()
+            .map(|n| (open[*n].seq, open[*n].fence))
+            .collect();
+        let found = (self.source.dispatch)(&ids);
+        let core = self.lock();
+        for (n, dispatch) in part.into_iter().zip(found) {
+            // What the log does not have open any more is nobody's concern.
+            let Some(dispatch) = dispatch else { continue };
+            let (key, place) = (
+                flow_key(&dispatch, &read(&dispatch)),
+                (open[n].at, open[n].seq),
+            );
+            known[n] = core.targets.has_spilled(&key, place) || core.knows(&open[n], steady);
+        }
+        known
     }
 
     pub fn new_term(&self, term: u64) {
@@ -242,7 +279,7 @@ impl Inner {
         loop {
             let steady = self.clock.steady();
             let mut core = self.lock();
-            let mut taken = core.overdue(self.clock.wall(), steady);
+            let mut taken = core.overdue(LOOK_UP_MAX, self.clock.wall(), steady);
             if taken.is_empty() {
                 taken = core.take(LOOK_UP_MAX, steady);
             }
@@ -290,11 +327,8 @@ impl Inner {
                     self.metrics.count(Label::Stale);
                     return Err((key, reference));
                 };
-                let spec = Spec::decode(&dispatch.spec).map_err(|e| e.to_string());
-                let key = key.unwrap_or_else(|| FlowKey {
-                    app: dispatch.key.app.clone(),
-                    target: target_key(&spec),
-                });
+                let spec = read(&dispatch);
+                let key = key.unwrap_or_else(|| flow_key(&dispatch, &spec));
                 let reference = Reference {
                     bytes: dispatch.spec.len(),
                     until: until(&dispatch, &spec),
@@ -456,6 +490,17 @@ fn until(dispatch: &Dispatch, spec: &Result<Spec, String>) -> Option<Time> {
         .into_iter()
         .chain(age.map(|age| dispatch.due.plus(age)))
         .min()
+}
+
+fn read(dispatch: &Dispatch) -> Result<Spec, String> {
+    Spec::decode(&dispatch.spec).map_err(|e| e.to_string())
+}
+
+fn flow_key(dispatch: &Dispatch, spec: &Result<Spec, String>) -> FlowKey {
+    FlowKey {
+        app: dispatch.key.app.clone(),
+        target: target_key(spec),
+    }
 }
 
 /// Calls with the same scheme, host and port share a queue and permits.

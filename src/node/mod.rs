@@ -14,6 +14,7 @@ mod rim;
 pub mod settings;
 pub mod settings_keys;
 pub mod settings_load;
+mod settings_pressure;
 pub mod telemetry;
 mod wires;
 

@@ -2,7 +2,8 @@
 //! documentation follow.
 //!
 //! A TOML file is overridden by the environment, and that by flags (`settings_load`). The keys,
-//! their kinds and their descriptions stand in `settings_keys`; tests hold the two together.
+//! their kinds and their descriptions stand in `settings_keys`; tests hold the two together. Those of
+//! what holds work back have a file of their own (`settings_pressure`).
 
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -10,8 +11,8 @@ use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+pub use super::settings_pressure::{Breaker, Callbacks, Disk, Limits};
 use crate::api::{AccessRotation, ApiSettings, Compat, Credential, is_loopback, serve};
-use crate::executor::BreakerSettings;
 use crate::model::{NodeId, Span};
 use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, TlsFiles, Watch, Watermark};
 
@@ -175,71 +176,6 @@ pub struct Scrub {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Callbacks {
-    pub allow: Vec<String>,
-    pub deny: Vec<String>,
-    pub per_target: u32,
-    pub max_bytes: u64,
-    pub breaker: Breaker,
-}
-
-/// When a failing target is left alone, and for how long.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Breaker {
-    pub percent: u32,
-    pub calls: u32,
-    pub window: Span,
-    pub open: Span,
-    pub open_max: Span,
-    pub probes: u32,
-}
-
-impl Default for Breaker {
-    fn default() -> Breaker {
-        let breaker = BreakerSettings::default();
-        Breaker {
-            percent: breaker.percent,
-            calls: breaker.least,
-            window: breaker.window.into(),
-            open: breaker.open.into(),
-            open_max: breaker.open_max.into(),
-            probes: breaker.probes,
-        }
-    }
-}
-
-impl Breaker {
-    /// What the executor needs of it.
-    pub fn settings(&self) -> BreakerSettings {
-        BreakerSettings {
-            percent: self.percent,
-            least: self.calls,
-            window: self.window.std(),
-            open: self.open.std(),
-            open_max: self.open_max.std(),
-            probes: self.probes,
-        }
-    }
-}
-
-/// Room on the disk of the data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Disk {
-    pub refuse_below: String,
-}
-
-impl Default for Disk {
-    fn default() -> Disk {
-        Disk {
-            refuse_below: "256MiB".into(),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 pub struct Retention {
     pub done: Span,
     pub dead: Span,
@@ -292,17 +228,6 @@ pub enum Format {
     #[default]
     Text,
     Json,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    pub connections: usize,
-    pub head_timeout: Span,
-    pub body_timeout: Span,
-    pub idle_timeout: Span,
-    pub shutdown_grace: Span,
-    pub app_submits_per_second: u32,
 }
 
 impl Default for Settings {
@@ -386,18 +311,6 @@ impl Default for Scrub {
     }
 }
 
-impl Default for Callbacks {
-    fn default() -> Callbacks {
-        Callbacks {
-            allow: vec![],
-            deny: vec![],
-            per_target: 64,
-            max_bytes: 256 << 20,
-            breaker: Breaker::default(),
-        }
-    }
-}
-
 impl Default for Retention {
     fn default() -> Retention {
         Retention {
@@ -440,20 +353,6 @@ impl Default for Telemetry {
         Telemetry {
             format: Format::Text,
             filter: "info,openraft=warn".into(),
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        let limits = serve::Limits::default();
-        Limits {
-            connections: limits.connections,
-            head_timeout: limits.head.into(),
-            body_timeout: limits.body.into(),
-            idle_timeout: limits.idle.into(),
-            shutdown_grace: limits.grace.into(),
-            app_submits_per_second: 0,
         }
     }
 }

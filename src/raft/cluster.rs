@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 use super::inner::Inner;
 use super::peer::{CallError, Lane};
-use super::proposer::{Class, Commits};
+use super::proposer::Commits;
 use super::types::{Member, Raft};
 use super::view::{ClusterView, Facts, NodeView, Scrubbed, ShardView};
+use super::waiting::Class;
 use super::wire::{self, Propose, Verdict, Withdraw};
 use crate::bugs::{self, Bug};
 use crate::model::{

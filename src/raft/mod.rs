@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cluster.rs   what the floors above use: decide, barrier, view, add
-//!   proposer.rs   batches events into entries, on the leader; turns.rs is fair to applications
+//!   proposer.rs   batches events into entries, on the leader; before it they wait in waiting.rs, where
+//!                 turns.rs is fair to applications
 //!   duties.rs     what a leader does: owners.rs (balance.rs), triggers (lead.rs), retention, watchdog.rs
 //!   lease.rs      how long an owner may begin attempts
 //!   operate.rs    another leader, a node without work: as operators ask
@@ -61,6 +62,7 @@ mod turns;
 mod types;
 mod upkeep;
 mod view;
+mod waiting;
 mod watchdog;
 mod wire;
 
@@ -74,7 +76,7 @@ pub use peer::{
     Accepted, Arrival, Authority, Connecting, Connection, Duplex, Issued, Listener, Network, Port,
     Taker, Tcp, Tls, TlsFiles,
 };
-pub use proposer::{COMMIT_BOUNDS, Class, Commits};
+pub use proposer::{COMMIT_BOUNDS, Commits};
 pub use recover::{Standing, go_on_alone, standing};
 pub use rim::Rim;
 pub use room::Watermark;
@@ -85,6 +87,7 @@ pub use timing::Timing;
 pub use types::{MemberShown, Members, membership};
 pub use upkeep::Cadence;
 pub use view::{ClusterView, NodeView, Scrubbed, ShardView};
+pub use waiting::Class;
 pub use watchdog::{CAUSE as WATCHDOG, Watch};
 #[cfg(any(test, fuzzing))]
 pub(crate) use wire::read_anything;

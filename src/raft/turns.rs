@@ -18,8 +18,6 @@ use crate::model::Span;
 const QUANTUM: usize = 32 << 10;
 /// Rates of so many applications are remembered; beyond that all begin anew.
 const RATES_MAX: usize = 10_000;
-/// What a full room asks to wait.
-pub(super) const RETRY_AFTER: Span = Span::seconds(1);
 
 /// What one request takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,12 +27,12 @@ pub(super) struct Size {
 }
 
 impl Size {
-    fn add(&mut self, other: Size) {
+    pub fn add(&mut self, other: Size) {
         self.events += other.events;
         self.bytes += other.bytes;
     }
 
-    fn sub(&mut self, other: Size) {
+    pub fn sub(&mut self, other: Size) {
         self.events -= other.events;
         self.bytes -= other.bytes;
     }
@@ -133,7 +131,7 @@ impl<T> Turns<T> {
     }
 
     /// The next request in turn, if what it takes fits; a turn that has come stays until it does.
-    pub fn next(&mut self, fits: impl Fn(Size) -> bool) -> Option<(Size, T)> {
+    pub fn next(&mut self, fits: impl Fn(Size) -> bool) -> Option<T> {
         loop {
             let app = self.ring.front()?.clone();
             let lane = self.lanes.get_mut(&app)?;
@@ -155,7 +153,7 @@ impl<T> Turns<T> {
                 self.lanes.remove(&app);
                 self.ring.pop_front();
             }
-            return Some(item);
+            return Some(item.1);
         }
     }
 }
@@ -178,7 +176,6 @@ mod tests {
     fn drain(turns: &mut Turns<char>, most: usize) -> String {
         std::iter::from_fn(|| turns.next(|_| true))
             .take(most)
-            .map(|(_, item)| item)
             .collect()
     }
 
@@ -246,13 +243,13 @@ mod tests {
             let mut left = [0usize; 2];
             for (which, bytes) in &sizes {
                 let which = usize::from(*which);
-                turns.push(&names[which], size(1, *bytes), which, NOW).unwrap();
+                turns.push(&names[which], size(1, *bytes), (which, *bytes), NOW).unwrap();
                 left[which] += 1;
             }
             let mut got = [0isize; 2];
             while left.iter().all(|left| *left > 0) {
-                let (size, which) = turns.next(|_| true).unwrap();
-                got[which] += size.bytes as isize;
+                let (which, bytes) = turns.next(|_| true).unwrap();
+                got[which] += bytes as isize;
                 left[which] -= 1;
                 let ahead = (got[0] - got[1]).unsigned_abs();
                 prop_assert!(ahead <= 2 * QUANTUM + 80_000, "{ahead}");

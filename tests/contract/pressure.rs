@@ -1,6 +1,6 @@
 //! What holds work back: paused applications, breakers, rates, full disks.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -148,16 +148,8 @@ fn an_application_that_submits_too_fast_is_told_when_to_come_back() {
         |app: &str, n: usize| with(task(app, &n.to_string(), &url), json!({ "delay": "1h" }));
     let refused = until("a refusal", PATIENCE, || {
         // More at once than may come in a second.
-        let lines: String = (0..50).map(|n| format!("{}\n", later("fast", n))).collect();
-        let head = [("content-type", "application/x-ndjson")];
-        super::http::send(
-            node.http,
-            "POST",
-            "/v1/tasks/batch",
-            &head,
-            lines.as_bytes(),
-        )
-        .expect(200);
+        let tasks: Vec<Value> = (0..50).map(|n| later("fast", n)).collect();
+        batch(&node, &tasks);
         let one = node.post("/v1/tasks", &later("fast", 99));
         (one.status != 201 && one.status != 200).then_some(one)
     });
@@ -166,6 +158,67 @@ fn an_application_that_submits_too_fast_is_told_when_to_come_back() {
     let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!(seconds >= 1);
     node.post("/v1/tasks", &later("calm", 1)).expect(201);
+
+    // Of a batch of both, each has its own bound.
+    let answers = until("the bound again", PATIENCE, || {
+        let both = [later("fast", 100), later("calm", 2), later("fast", 101)];
+        let answers = batch(&node, &both);
+        (answers[0]["status"] == 429).then_some(answers)
+    });
+    assert!(
+        matches!(answers[1]["status"].as_u64(), Some(200 | 201)),
+        "{answers:?}"
+    );
+    assert_eq!(answers[2]["status"], 429);
+    assert!(answers[2]["retry_after"].as_u64() >= Some(1), "{answers:?}");
+}
+
+/// The answers to a batch, in the order of its tasks.
+fn batch(node: &Node, tasks: &[Value]) -> Vec<Value> {
+    let lines: String = tasks.iter().map(|task| format!("{task}\n")).collect();
+    let head = [("content-type", "application/x-ndjson")];
+    let path = "/v1/tasks/batch";
+    let answer = super::http::send(node.http, "POST", path, &head, lines.as_bytes());
+    let lines = answer.expect(200).text();
+    let read = |line: &str| serde_json::from_str(line).unwrap();
+    lines.lines().map(read).collect()
+}
+
+/// Five hundred of one application wait for a receiver when twenty of another come: these are
+/// called in turn with the others, and not behind them.
+#[test]
+fn whoever_has_much_waiting_lets_the_others_have_their_turn() {
+    const PLACES: usize = 4;
+    const CALM: usize = 20;
+    let node = Node::start(&[("HOROLOG_CALLBACKS_PER_TARGET", &PLACES.to_string())]);
+    let slow = Receiver::start();
+    let url = slow.on("/turns", |_| Reply::Gate);
+    let patient = |app: &str, n: usize| {
+        let http = json!({ "url": &url, "timeout": "2m" });
+        json!({ "app": app, "id": n.to_string(), "target": { "http": http } })
+    };
+    let waiting = |count: usize| {
+        until("all of them to wait", PATIENCE, || {
+            let targets = node.get("/v1/targets").expect(200).json();
+            (targets["targets"][0]["queued"] == count).then_some(())
+        });
+    };
+    let hot: Vec<Value> = (0..500).map(|n| patient("hot", n)).collect();
+    batch(&node, &hot);
+    waiting(hot.len() - PLACES);
+    let calm: Vec<Value> = (0..CALM).map(|n| patient("calm", n)).collect();
+    batch(&node, &calm);
+    waiting(hot.len() - PLACES + CALM);
+    slow.open("/turns");
+    let seen = slow.wait("/turns", hot.len() + CALM);
+    let of_calm = |(n, arrival): (usize, &super::receiver::Arrival)| {
+        (arrival.header("horolog-app") == "calm").then_some(n)
+    };
+    let turns: Vec<usize> = seen.iter().enumerate().filter_map(of_calm).collect();
+    // One each; calls at once may arrive in another order than they began.
+    assert_eq!(turns.len(), CALM);
+    let last = turns[CALM - 1];
+    assert!(last <= PLACES + 2 * CALM + PLACES, "{turns:?}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn flows(per_target: usize, total: usize, queue_max: usize) -> Flows {
         per_target,
         total,
         bytes: usize::MAX,
-        queue_max,
+        queued: queue_max * 4,
         breaker: BreakerSettings {
             least: 4,
             ..BreakerSettings::default()
@@ -143,7 +143,7 @@ fn a_target_that_fails_is_left_alone_then_probed_then_called_again() {
         taken(&mut flows).is_empty(),
         "calls from before close nothing"
     );
-    assert!(!flows.is_due(NOW.1) && flows.is_due(until));
+    assert!(flows.opens_at() == Some(until));
     let other = key("a", "u");
     assert!(flows.push(&other, reference(99)));
     assert_eq!(seqs(&taken(&mut flows)), [99], "others are not concerned");
@@ -172,17 +172,20 @@ fn what_waits_at_an_open_breaker_beyond_its_time_is_given_up() {
         };
         assert!(flows.push(&key, waiting));
     }
-    assert!(flows.overdue(Time(60)).is_empty(), "it may be called yet");
+    assert!(
+        flows.overdue(Time(60), 9).is_empty(),
+        "it may be called yet"
+    );
     for (key, _, grant) in &all {
         flows.free(key, *grant, BADLY, NOW);
     }
-    let overdue = flows.overdue(Time(60));
+    let overdue = flows.overdue(Time(60), 9);
     audit(&flows);
     assert_eq!(overdue.len(), 1);
     let (key, given_up, grant) = &overdue[0];
     assert!(given_up.given_up && given_up.id == reference(4).id);
     flows.free(key, *grant, Told::NOTHING, NOW);
-    let last = flows.overdue(Time(70));
+    let last = flows.overdue(Time(70), 9);
     flows.free(key, last[0].2, Told::NOTHING, NOW);
     audit(&flows);
     let later = NOW.1 + BreakerSettings::default().open;
@@ -216,7 +219,9 @@ fn a_paused_application_keeps_nothing_and_is_read_again() {
     flows.free(&one[0].0, one[0].2, WELL, NOW);
     let other = taken(&mut flows);
     assert_eq!(seqs(&other), [20], "others go on");
-    assert!(flows.spilled_before((Time(5), Seq(5))) && !flows.spilled_before((Time(4), Seq(4))));
+    assert_eq!(flows.first_spilled(), Some((Time(5), Seq(5))));
+    assert!(flows.has_spilled(&a, (Time(5), Seq(5))) && !flows.has_spilled(&a, (Time(4), Seq(4))));
+    assert!(!flows.has_spilled(&b, (Time(5), Seq(5))), "another's");
     assert_eq!(flows.unspill(&a), None);
     let (dropped, again) = flows.set_paused(&BTreeSet::new(), NOW.0);
     assert_eq!((dropped.len(), again), (0, Some((Time(5), Seq(5)))));
@@ -238,6 +243,35 @@ fn a_full_queue_notes_its_first_missing_place() {
     let two = flows.take(NOW.1).unwrap();
     flows.free(&a, two.2, WELL, NOW);
     assert!(flows.apps.is_empty(), "an idle application is forgotten");
+}
+
+/// Neither many stuck targets nor many applications that have some take all of the memory.
+#[test]
+fn whatever_is_stuck_leaves_a_part_of_the_memory_to_others() {
+    let mut flows = flows(1, 1_000, 250);
+    for n in 0..10_000 {
+        let stuck = key(&format!("a{}", n % 5), &format!("t{}", n % 3));
+        flows.push(&stuck, reference(n));
+    }
+    audit(&flows);
+    assert!((700..900).contains(&flows.queued()), "{}", flows.queued());
+    let push = |flows: &mut Flows, key: &FlowKey| {
+        let fits = (10_000..10_500).filter(|n| flows.push(key, reference(*n)));
+        fits.count()
+    };
+    let (same, other) = (key("a0", "quick"), key("b", "quick"));
+    assert!(
+        push(&mut flows, &same) >= 10,
+        "another target of one of them"
+    );
+    assert!(push(&mut flows, &other) >= 50, "another application");
+    assert_eq!(flows.unspill_all(), None, "as long as they are stuck");
+    let first = flows.first_spilled();
+    // What one of them leaves, all may have.
+    flows.set_paused(&BTreeSet::from([App::from("a1")]), NOW.0);
+    audit(&flows);
+    assert_eq!(flows.unspill_all(), first);
+    assert!(push(&mut flows, &other) > 0);
 }
 
 #[test]

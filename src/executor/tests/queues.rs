@@ -255,6 +255,27 @@ async fn what_did_not_fit_into_memory_is_known() {
     }
 }
 
+/// What one target holds up hides nothing that is lost elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_is_found_while_other_work_does_not_fit() {
+    let rig = Rig::new(small(1, 8, 40));
+    for seq in 0..400 {
+        rig.trigger(seq, START, "http://slow/");
+    }
+    // All has been read once, and what did not fit was dropped again.
+    let lost = open(900, fence(1, 1));
+    until(|| {
+        let core = rig.executor.inner.lock();
+        core.held() == 0 && !core.knows(&lost, rig.clock.steady())
+    })
+    .await;
+    // Nobody brings this one.
+    rig.log
+        .trigger(900, fence(1, 1), START, &spec("http://quick/"));
+    until(|| known(&rig, 900..901).is_empty()).await;
+    assert_eq!(known(&rig, 0..400), Vec::from_iter(0..400));
+}
+
 /// An outcome that the log has not heard of after a while never will be.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_is_on_its_way_only_for_a_while() {

@@ -402,7 +402,7 @@ impl Coverage {
         assert_eq!(self.stages.len(), Stage::ALL.len(), "{:?}", self.stages);
         assert_eq!(self.kinds.len(), Event::KINDS.len(), "{:?}", self.kinds);
         assert_eq!(self.rows.len(), 13, "{:?}", self.rows);
-        assert_eq!(self.answers.len(), 15, "{:?}", self.answers);
+        assert_eq!(self.answers.len(), 17, "{:?}", self.answers);
         assert!(self.retired > 100, "{} histories", self.retired);
         println!("{:?}, {} past histories", self.answers, self.retired);
     }
