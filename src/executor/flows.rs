@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempts::Id;
-use super::breaker::{BreakerSettings, BreakerState, Ticket};
+use super::breaker::{BreakerSettings, Ticket};
 use super::places::Bears;
 use crate::model::{Seq, Time, Wait};
 use targets::Target;

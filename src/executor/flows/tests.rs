@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::executor::breaker::BreakerState;
 use crate::model::Fence;
 
 const NOW: (Time, Duration) = (Time(1_000_000), Duration::from_secs(100));
@@ -310,7 +311,8 @@ fn audit(flows: &Flows) {
             .filter(|(_, (_, f))| f.stand == Stand::Blocked)
             .map(|(name, _)| name)
             .collect();
-        (blocked.sort(), standing.sort());
+        blocked.sort();
+        standing.sort();
         assert_eq!(blocked, standing);
         let waits = !blocked.is_empty() && target.has_room(&flows.bounds);
         assert!(!waits, "a place is free and somebody waits for it");
