@@ -253,14 +253,12 @@ fn pressure(encoder: &mut DescriptorEncoder<'_>, numbers: &Numbers) -> fmt::Resu
         help,
         u64::from(numbers.disk_low),
     )?;
-    // Without TLS it is described all the same, and has no value.
+    let Some(ends) = numbers.certificate_ends else {
+        return Ok(());
+    };
     let name = "horolog_peer_certificate_end_seconds";
     let help = "When this node's certificate for its peers ends, in Unix time";
-    let family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-    match numbers.certificate_ends {
-        Some(ends) => ConstGauge::new(signed(ends.0 / 1_000)).encode(family),
-        None => Ok(()),
-    }
+    gauge(encoder, name, help, ends.0 / 1_000)
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {

@@ -1,11 +1,13 @@
-//! How many calls at once a target bears: found out, between one and the setting.
+//! How many calls at once a target bears: found out, between an eighth of the setting and all of it.
 //!
 //! Additive increase, multiplicative decrease. It begins with what the setting allows. A call that
 //! failed as overload does (a time-out, no connection, 429, 503, a broken answer) halves it; calls
 //! that have lately become much slower than they were for long take a tenth off. Both at most once
 //! in the time a call takes, because calls under way tell of the same trouble. A target that stays
 //! slow without failing is taken as it is, in the end: then that is what its calls take. Good calls add one
-//! place for as many calls as there are places, while the places are in use.
+//! place for as many calls as there are places, while the places are in use. It never goes below an
+//! eighth, so that a few calls that hang do not keep all others from the same host; a target that bears
+//! not even that is the breaker's.
 
 use std::time::Duration;
 
@@ -16,6 +18,8 @@ const LONG: f64 = 1.0 / 300.0;
 const SLOWER: f64 = 2.0;
 /// …and by this much: below it there is nothing to win.
 const SLOWER_BY: Duration = Duration::from_millis(20);
+/// Of the setting this part is always left.
+const LEAST_PART: f64 = 1.0 / 8.0;
 /// Between two decreases at least.
 const APART_MIN: Duration = Duration::from_millis(100);
 
@@ -51,7 +55,7 @@ impl Places {
         }
     }
 
-    /// Calls at once, from 1 to the setting.
+    /// Calls at once, from an eighth of the setting, but 1 at least, to all of it.
     pub fn limit(&self) -> usize {
         self.limit as usize
     }
@@ -88,7 +92,8 @@ impl Places {
             return;
         }
         self.lowered = Some(now);
-        self.limit = (self.limit * to).max(1.0);
+        let least = (self.max * LEAST_PART).max(1.0);
+        self.limit = (self.limit * to).max(least);
     }
 }
 
@@ -109,9 +114,9 @@ mod tests {
             now += Duration::from_secs(1);
             places.end(Bears::Overloaded, TAKES, 1, now);
         }
-        assert_eq!(places.limit(), 1);
+        assert_eq!(places.limit(), 8, "an eighth is left");
         (0..100).for_each(|_| places.end(Bears::Well, TAKES, 0, now));
-        assert_eq!(places.limit(), 1, "places that nobody uses are not needed");
+        assert_eq!(places.limit(), 8, "places that nobody uses are not needed");
         let mut calls = 0;
         while places.limit() < 64 {
             places.end(Bears::Well, TAKES, places.limit(), now);
@@ -146,7 +151,7 @@ mod tests {
         #![proptest_config(crate::thorough::cases(300))]
 
         #[test]
-        fn it_stays_between_one_and_the_setting(
+        fn it_stays_between_an_eighth_and_the_setting(
             max in 1usize..100,
             calls in prop::collection::vec((0u8..3, 0u64..20_000, 0usize..100), 0..300),
         ) {
@@ -155,7 +160,7 @@ mod tests {
                 now += Duration::from_millis(took / 7);
                 let bears = [Bears::Well, Bears::Overloaded, Bears::Unknown][how as usize];
                 places.end(bears, Duration::from_millis(took), under_way, now);
-                prop_assert!((1..=max).contains(&places.limit()));
+                prop_assert!(((max / 8).max(1)..=max).contains(&places.limit()));
             }
         }
     }
