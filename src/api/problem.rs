@@ -126,7 +126,7 @@ impl Problem {
             Refusal::Stage { .. } | Refusal::AlreadyDone => Kind::Stage,
             Refusal::Changed => Kind::Changed,
             Refusal::StaleFence { .. } => Kind::Fence,
-            Refusal::Withdraw { .. } => Kind::Contended,
+            Refusal::Withdraw { .. } | Refusal::Moved => Kind::Contended,
             Refusal::TooManyPaused => Kind::Invalid,
         };
         Problem {

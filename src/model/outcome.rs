@@ -53,6 +53,10 @@ pub enum Refusal {
         fence: Fence,
         owner: NodeId,
     },
+    /// The attempt that the owner was asked about holds the task no more; callers see it only when
+    /// their patience is over.
+    #[error("the task has moved on meanwhile; ask again")]
+    Moved,
     #[error("so many applications are paused already that no more can be: resume some first")]
     TooManyPaused,
 }

@@ -243,7 +243,7 @@ impl Writer {
                 again,
                 by,
             }),
-            Wish::Complete { key: n, ok, how } => self.complete(key(n), ok, how),
+            Wish::Complete { key: n, ok, how } => self.complete(n, ok, how),
             Wish::Pause { key: n, paused } => match paused {
                 true => tests::pause(&key(n).app).into(),
                 false => tests::resume(&key(n).app).into(),
@@ -288,7 +288,8 @@ impl Writer {
         })
     }
 
-    fn complete(&self, key: Key, ok: bool, how: u8) -> Event {
+    fn complete(&self, n: u8, ok: bool, how: u8) -> Event {
+        let (key, asked) = (key(n), self.withdrawn(n, how));
         let fence = self
             .state
             .task(&key)
@@ -301,6 +302,7 @@ impl Writer {
                 2 => fence.map(|number| number ^ 1),
                 _ => None,
             },
+            asked,
             ok,
             error: None,
             result: None,
@@ -361,7 +363,8 @@ impl Writer {
 
     fn withdrawn(&self, n: u8, how: u8) -> Option<Fence> {
         let task = self.state.task(&key(n)).unwrap()?;
-        (how > 0 && task.stage == Stage::Triggered).then_some(task.fence)
+        let late = how == 3 && n.is_multiple_of(4);
+        (how > 0 && (late || task.stage == Stage::Triggered)).then_some(task.fence)
     }
 
     fn if_match(&self, n: u8, how: u8) -> Option<(Seq, u32)> {
@@ -402,7 +405,7 @@ impl Coverage {
         assert_eq!(self.stages.len(), Stage::ALL.len(), "{:?}", self.stages);
         assert_eq!(self.kinds.len(), Event::KINDS.len(), "{:?}", self.kinds);
         assert_eq!(self.rows.len(), 13, "{:?}", self.rows);
-        assert_eq!(self.answers.len(), 17, "{:?}", self.answers);
+        assert_eq!(self.answers.len(), 18, "{:?}", self.answers);
         assert!(self.retired > 100, "{} histories", self.retired);
         println!("{:?}, {} past histories", self.answers, self.retired);
     }

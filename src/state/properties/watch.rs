@@ -344,6 +344,7 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Refused(Refusal::Changed) => "changed",
         Outcome::Refused(Refusal::StaleFence { .. }) => "stale fence",
         Outcome::Refused(Refusal::Withdraw { .. }) => "withdraw",
+        Outcome::Refused(Refusal::Moved) => "moved",
         Outcome::Refused(Refusal::TooManyPaused) => "too many paused",
         Outcome::App(Some(_)) => "paused",
         Outcome::App(None) => "resumed",
