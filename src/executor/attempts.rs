@@ -160,16 +160,18 @@ impl Attempts {
     }
 
     /// Those of the wanted attempts, named with the hash of their key, whose call is under way, or
-    /// whose outcome is on its way to the log: the next owner would begin those again.
+    /// whose outcome is on its way to the log: the next owner would begin those again. In order, as
+    /// they go into the log.
     pub fn begun(&self, wanted: impl Fn(Id, u64) -> bool) -> Vec<Id> {
         let begun = |entry: &Entry| {
             let open = Place::Begun { closed: false };
             entry.place == open || matches!(entry.place, Place::Ended { .. })
         };
         let of = self.entries.iter();
-        of.filter(|(id, entry)| begun(entry) && wanted(**id, entry.hash))
-            .map(|(id, _)| *id)
-            .collect()
+        let of = of.filter(|(id, entry)| begun(entry) && wanted(**id, entry.hash));
+        let mut ids: Vec<Id> = of.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// Attempts under way that have been open for `age`, each reported once; at most `max`.

@@ -42,7 +42,12 @@ pub fn full(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
     let filled = file.metadata().map_err(failed)?.len();
     let detail = json!({ "leader": site.leader(), "filled": filled });
     let mut begun = Begun::new(vec![victim], detail, move |site| {
-        std::fs::remove_file(&filler).map_err(|e| e.to_string())?;
+        // For good: a power cut that follows must not bring it back.
+        let gone = std::fs::remove_file(&filler).and_then(|()| {
+            let dir = filler.parent().expect("it lies in one");
+            File::open(dir)?.sync_all()
+        });
+        gone.map_err(|e| e.to_string())?;
         let ended = !site.node(victim).runs();
         if ended {
             site.node(victim).start();
