@@ -174,6 +174,7 @@ impl Story<'_> {
                 between: self.between,
                 started: end.started,
                 queued: end.queued,
+                waited_for: end.waited_for,
             };
             self.say(lateness.sentence(row.fence.attempt));
             self.say(end_of(row, end));
@@ -310,6 +311,7 @@ mod tests {
             started: Time(started),
             ended: row.at,
             queued: Span(queued),
+            waited_for: Default::default(),
             status,
             error: (status >= 400).then(|| "refused".into()),
             answer: None,
@@ -319,6 +321,31 @@ mod tests {
 
     fn story(task: &Task, rows: &[Row]) -> String {
         explain(task, rows, Time(12_000)).join("\n")
+    }
+
+    #[test]
+    fn what_kept_an_attempt_is_named() {
+        use crate::model::Wait;
+        for (waited_for, words) in [
+            (Wait::Turn, "2s in the queue of its target."),
+            (
+                Wait::Breaker,
+                "2s in the queue of its target, whose circuit breaker was open.",
+            ),
+            (Wait::Paused, "2s because its application was paused."),
+        ] {
+            let mut done = ended(row(3, 12_100, RowKind::Done, 1, 0), 12_000, 2_000, 200);
+            if let Some(end) = &mut done.end {
+                end.waited_for = waited_for;
+            }
+            let rows = [
+                row(1, 5_000, RowKind::Submitted, 0, 10_000),
+                row(2, 9_990, RowKind::Triggered, 1, 10_000),
+                done,
+            ];
+            let story = story(&task(Stage::Done, 0), &rows);
+            assert!(story.contains(words), "{story}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@
 
 mod access;
 mod actions;
+mod apps;
 mod auth;
 mod batch;
 mod batch_lines;
@@ -41,6 +42,7 @@ mod routes;
 mod schema;
 pub mod serve;
 mod settings;
+mod targets;
 mod tasks;
 mod view;
 mod write;
@@ -65,6 +67,7 @@ pub use settings::ApiSettings;
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzz::read_anything;
 
+use crate::executor::TargetView;
 use crate::model::{Clock, Http};
 use crate::raft::Cluster;
 
@@ -72,6 +75,9 @@ use crate::raft::Cluster;
 pub type CheckTarget = Arc<dyn Fn(&Http) -> Result<(), String> + Send + Sync>;
 /// Makes a fresh task id.
 pub type NewId = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// The targets as the executor sees them.
+pub type SeeTargets = Arc<dyn Fn() -> Vec<TargetView> + Send + Sync>;
 
 /// What the handlers share.
 pub struct Api {
@@ -82,6 +88,7 @@ pub struct Api {
     pub metrics: Arc<Registry>,
     pub check_target: CheckTarget,
     pub new_id: NewId,
+    pub targets: SeeTargets,
     /// None: no access log is kept.
     pub access: Option<AccessLog>,
 }

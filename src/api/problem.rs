@@ -53,8 +53,10 @@ kinds! {
     MediaType 415 "media-type" "This content type is not read here",
     Invalid 422 "invalid" "A value is not acceptable",
     Overloaded 429 "overloaded" "Too much is waiting already",
+    TooFast 429 "too-fast" "The application submits too fast",
     /// The operator must act; the log says what broke.
     Fault 500 "fault" "This node cannot read its own record",
+    NoRoom 503 "no-room" "The disks are nearly full",
     NoLeader 503 "no-leader" "No leader is known at the moment",
     Starting 503 "starting" "This node is starting",
     NotReady 503 "not-ready" "This node is not ready",
@@ -125,6 +127,7 @@ impl Problem {
             Refusal::Changed => Kind::Changed,
             Refusal::StaleFence { .. } => Kind::Fence,
             Refusal::Withdraw { .. } | Refusal::Moved => Kind::Contended,
+            Refusal::TooManyPaused => Kind::Invalid,
         };
         Problem {
             index: Some(index),
@@ -166,6 +169,12 @@ impl From<Busy> for Problem {
             Busy::NoLeader => (Kind::NoLeader, Some(1)),
             Busy::Overloaded { retry_after } => {
                 (Kind::Overloaded, Some(retry_after.0.div_ceil(1_000).max(1)))
+            }
+            Busy::TooFast { retry_after } => {
+                (Kind::TooFast, Some(retry_after.0.div_ceil(1_000).max(1)))
+            }
+            Busy::NoRoom { retry_after } => {
+                (Kind::NoRoom, Some(retry_after.0.div_ceil(1_000).max(1)))
             }
             Busy::Unknown => (Kind::Outcome, None),
             Busy::Fault => (Kind::Fault, None),

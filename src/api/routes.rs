@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 
 use super::problem::{Kind, Problem};
 use super::{
-    Api, access, actions, auth, batch, bulk, cluster, health, history, lifecycle, list, members,
-    old, openapi, tasks,
+    Api, access, actions, apps, auth, batch, bulk, cluster, health, history, lifecycle, list,
+    members, old, openapi, targets, tasks,
 };
 
 /// The whole API as one service.
@@ -48,6 +48,10 @@ pub(super) fn documented() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(members::lead))
         .routes(routes!(members::drain))
         .routes(routes!(lifecycle::run))
+        .routes(routes!(apps::list))
+        .routes(routes!(apps::pause))
+        .routes(routes!(apps::resume))
+        .routes(routes!(targets::list))
         .routes(routes!(old::submit))
         .routes(routes!(old::inner_submit))
         .routes(routes!(old::uuid))

@@ -3,6 +3,7 @@
 //! Data goes to standard output, talk to standard error; `--json` prints what the server answered.
 //! Exit status: 0, 1 for failed, 2 for wrong usage.
 
+mod app;
 pub mod bench;
 mod certs;
 mod client;
@@ -51,6 +52,8 @@ enum Command {
     Schedule(schedule::ScheduleArgs),
     /// Shows the cluster, and changes its members.
     Cluster(cluster::ClusterArgs),
+    /// Pauses and resumes the calls of applications.
+    App(app::AppArgs),
     /// Submits tasks from a file of JSON lines, resumable.
     Import(import::ImportArgs),
     /// Reads the files of a stopped node.
@@ -79,6 +82,7 @@ pub fn run() -> ExitCode {
         Command::Task(args) => block_on(task::run(args)),
         Command::Schedule(args) => schedule::run(&args),
         Command::Cluster(args) => block_on(cluster::run(args)),
+        Command::App(args) => block_on(app::run(args)),
         Command::Import(args) => block_on(import::run(args)),
         Command::Log(args) => log::run(&args),
         Command::Recover(args) => recover::run(&args),

@@ -77,6 +77,21 @@ pub struct CompleteV1 {
     pub by: By,
 }
 
+/// Calls of an application's tasks begin no more; everything else goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct PauseV1 {
+    pub app: Arc<str>,
+    pub reason: Option<Arc<str>>,
+    pub by: By,
+}
+
+/// They begin again.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct ResumeV1 {
+    pub app: Arc<str>,
+    pub by: By,
+}
+
 /// Everything due up to an instant becomes triggered, in order of (instant, seq).
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct TriggerV1 {
@@ -176,6 +191,8 @@ pub use ChangeV1 as ChangeTask;
 pub use CompleteV1 as Complete;
 pub use DoneV1 as Done;
 pub use FailedV1 as Failed;
+pub use PauseV1 as Pause;
+pub use ResumeV1 as Resume;
 pub use RetireV1 as Retire;
 pub use RunV1 as Run;
 pub use StartedV1 as Started;
@@ -230,6 +247,8 @@ events! {
     3 Change(ChangeV1),
     4 Run(RunV1),
     5 Complete(CompleteV1),
+    6 Pause(PauseV1),
+    7 Resume(ResumeV1),
     10 Trigger(TriggerV1),
     11 Started(StartedV1),
     12 Accepted(AcceptedV1),

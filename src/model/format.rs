@@ -39,6 +39,7 @@ fn end() -> AttemptEnd {
         started: Time(1_790_000_000_001),
         ended: Time(1_790_000_000_202),
         queued: Span(3),
+        waited_for: Wait::Breaker,
         status: 503,
         error: Some("HTTP 503".into()),
         answer: Some("busy".into()),
@@ -138,6 +139,23 @@ fn events() -> Vec<(&'static str, Event)> {
             .into(),
         ),
         ("complete", complete.into()),
+        (
+            "pause",
+            PauseV1 {
+                app: "shop".into(),
+                reason: Some("maintenance".into()),
+                by: by(),
+            }
+            .into(),
+        ),
+        (
+            "resume",
+            ResumeV1 {
+                app: "shop".into(),
+                by: by(),
+            }
+            .into(),
+        ),
         (
             "trigger",
             TriggerV1 {
@@ -241,7 +259,7 @@ fn what_was_encoded_is_read_back() {
 
 #[test]
 fn what_a_newer_version_wrote_is_refused_by_name() {
-    let mut bytes = batch(vec![events().remove(7).1]).encode();
+    let mut bytes = batch(vec![events().remove(9).1]).encode();
     bytes[2] = 2;
     assert_eq!(Batch::decode(&bytes), Err(CodecError::UnknownSchema(2)));
     bytes[2] = 1;

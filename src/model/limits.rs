@@ -82,6 +82,11 @@ pub const PROGRESS_BUCKET_BITS: u32 = 10;
 /// Buckets per shard, so that the progress of 64 shards is 100 kB at most, hashed in well below
 /// a millisecond.
 pub const PROGRESS_BUCKETS_MAX: usize = 64;
+/// Applications paused at once: every node keeps them in memory, hashes them, and tells its
+/// executor all of them at each change.
+pub const PAUSED_APPS_MAX: usize = 1_000;
+/// Longest reason for a pause.
+pub const REASON_BYTES_MAX: usize = 512;
 /// Longest expression, in bytes: a list of all minutes has 170.
 pub const EXPRESSION_BYTES_MAX: usize = 512;
 /// Most expressions of one schedule: each is asked for its next instant.

@@ -11,6 +11,7 @@
 //! An [`Event`] is what somebody asked for or what happened outside; the fold decides what it
 //! means and says so in an [`Outcome`]. A [`Change`] tells the node that owns a task what to do.
 
+mod app;
 mod batch;
 mod change;
 mod clock;
@@ -31,11 +32,12 @@ mod stages_doc;
 mod task;
 mod time;
 
+pub use app::Paused;
 pub use batch::{Batch, CodecError, decode, decode_first, encode};
 pub use change::Change;
 pub use clock::Clock;
 pub use event::*;
-pub use history::{AttemptEnd, Row, RowKind};
+pub use history::{AttemptEnd, Row, RowKind, Wait};
 pub use ids::{Boot, By, Digest, Epoch, Fence, IdError, Key, NodeId, Seq, Shard};
 pub use invoke::{Argument, Invoke, InvokeError};
 pub use outcome::{Outcome, Refusal};

@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use super::{Fence, NodeId, Seq, Stage, Task};
+use super::{Fence, NodeId, Paused, Seq, Stage, Task};
 
 /// The answer to one event.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -27,6 +27,8 @@ pub enum Outcome {
     Stale { held: Fence },
     /// Nothing changed; the caller must act.
     Refused(Refusal),
+    /// Whether the application is paused after the event.
+    App(Option<Box<Paused>>),
 }
 
 /// Why an event had no effect. Every replica decides alike.
@@ -55,4 +57,6 @@ pub enum Refusal {
     /// their patience is over.
     #[error("the task has moved on meanwhile; ask again")]
     Moved,
+    #[error("so many applications are paused already that no more can be: resume some first")]
+    TooManyPaused,
 }

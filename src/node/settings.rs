@@ -2,7 +2,8 @@
 //! documentation follow.
 //!
 //! A TOML file is overridden by the environment, and that by flags (`settings_load`). The keys,
-//! their kinds and their descriptions stand in `settings_keys`; tests hold the two together.
+//! their kinds and their descriptions stand in `settings_keys`; tests hold the two together. Those of
+//! what holds work back have a file of their own (`settings_pressure`).
 
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -10,9 +11,10 @@ use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+pub use super::settings_pressure::{Breaker, Callbacks, Disk, Limits};
 use crate::api::{AccessRotation, ApiSettings, Compat, Credential, is_loopback, serve};
 use crate::model::{NodeId, Span};
-use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, TlsFiles, Watch};
+use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, TlsFiles, Watch, Watermark};
 
 /// The settings of one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +29,7 @@ pub struct Settings {
     pub log: Log,
     pub store: Store,
     pub scrub: Scrub,
+    pub disk: Disk,
     pub callbacks: Callbacks,
     pub retention: Retention,
     pub history: History,
@@ -173,14 +176,6 @@ pub struct Scrub {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Callbacks {
-    pub allow: Vec<String>,
-    pub deny: Vec<String>,
-    pub per_target: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 pub struct Retention {
     pub done: Span,
     pub dead: Span,
@@ -235,16 +230,6 @@ pub enum Format {
     Json,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    pub connections: usize,
-    pub head_timeout: Span,
-    pub body_timeout: Span,
-    pub idle_timeout: Span,
-    pub shutdown_grace: Span,
-}
-
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -257,6 +242,7 @@ impl Default for Settings {
             log: Log::default(),
             store: Store::default(),
             scrub: Scrub::default(),
+            disk: Disk::default(),
             callbacks: Callbacks::default(),
             retention: Retention::default(),
             history: History::default(),
@@ -325,16 +311,6 @@ impl Default for Scrub {
     }
 }
 
-impl Default for Callbacks {
-    fn default() -> Callbacks {
-        Callbacks {
-            allow: vec![],
-            deny: vec![],
-            per_target: 64,
-        }
-    }
-}
-
 impl Default for Retention {
     fn default() -> Retention {
         Retention {
@@ -377,19 +353,6 @@ impl Default for Telemetry {
         Telemetry {
             format: Format::Text,
             filter: "info,openraft=warn".into(),
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        let limits = serve::Limits::default();
-        Limits {
-            connections: limits.connections,
-            head_timeout: limits.head.into(),
-            body_timeout: limits.body.into(),
-            idle_timeout: limits.idle.into(),
-            shutdown_grace: limits.grace.into(),
         }
     }
 }
@@ -440,6 +403,15 @@ impl Settings {
     fn check_bounds(&self) -> Result<(), String> {
         for (key, wrong) in [
             ("callbacks.per_target", self.callbacks.per_target == 0),
+            ("callbacks.max_bytes", self.callbacks.max_bytes == 0),
+            (
+                "callbacks.breaker.window",
+                self.callbacks.breaker.window == Span::ZERO,
+            ),
+            (
+                "callbacks.breaker.probes",
+                self.callbacks.breaker.probes == 0,
+            ),
             ("raft.snapshot_entries", self.raft.snapshot_entries == 0),
             ("store.checkpoint_tasks", self.store.checkpoint_tasks == 0),
             ("store.checkpoint_bytes", self.store.checkpoint_bytes == 0),
@@ -465,6 +437,10 @@ impl Settings {
                 return Err(format!("{key}: must be more than 0"));
             }
         }
+        if self.callbacks.breaker.percent > 100 {
+            return Err("callbacks.breaker.percent: must be 100 or less; 0 turns it off".into());
+        }
+        Watermark::parse(&self.disk.refuse_below).map_err(|e| format!("disk.refuse_below: {e}"))?;
         if self.scrub.bytes_per_second < SCRUB_BYTES_PER_SECOND_MIN {
             return Err(format!(
                 "scrub.bytes_per_second: must be {SCRUB_BYTES_PER_SECOND_MIN} or more; scrub.every = \"0s\" turns it off"
@@ -605,7 +581,11 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 13] = [
+        let wrong: [(&str, Change); 15] = [
+            ("disk.refuse_below", |s| s.disk.refuse_below = "much".into()),
+            ("callbacks.breaker.percent", |s| {
+                s.callbacks.breaker.percent = 101
+            }),
             ("cluster.tls.ca and cluster.tls.key", |s| {
                 s.cluster.tls.cert = Some("c".into())
             }),

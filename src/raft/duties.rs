@@ -10,10 +10,10 @@ use super::inner::Inner;
 use super::lead;
 use super::lifecycle::{self, Duty, Handled};
 use super::owners::Owners;
-use super::proposer::Class;
 use super::runner::blocking;
 use super::types::Raft;
 use super::view::SKEW_MAX_US;
+use super::waiting::Class;
 use super::wire::Verdict;
 use crate::model::limits::{RETIRE_MAX, TRIGGER_MAX};
 use crate::model::{Event, NodeId, Outcome, Retire, Span, Time, Trigger};
@@ -337,7 +337,7 @@ pub(crate) async fn retire(inner: &Inner) -> Result<Handled, Busy> {
     while pending() {
         let verdicts = inner
             .proposer
-            .propose(Class::Submit, vec![event.clone().into()])
+            .propose(Class::Retire, vec![event.clone().into()])
             .await;
         match verdicts.first() {
             Some(Verdict::Decided {

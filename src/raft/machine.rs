@@ -121,6 +121,7 @@ impl Machine {
     /// Who acts on effects from now on.
     pub(crate) fn set_rim(&mut self, rim: Arc<dyn Rim>) {
         rim.new_term(self.term);
+        rim.changed(&[self.state.read(|state| state.paused_change())]);
         self.rim = rim;
     }
 
@@ -225,14 +226,16 @@ impl Machine {
     /// After a jump over part of the log: what is open here and was never handed out.
     fn hand_out_all(&mut self) {
         let me = self.me;
-        let (open, assigned) = self.state.read(|state| {
+        let (paused, open, assigned) = self.state.read(|state| {
             let mine = state.shards().map(|(_, held)| held);
             let mine = mine.filter(|held| (held.node, held.boot) == me);
             (
+                state.paused_change(),
                 state.open_after(me.0, None, usize::MAX),
                 mine.map(|held| held.epoch).min(),
             )
         });
+        self.changes.push(paused);
         // The assignment itself may lie in what was jumped over.
         self.changes.extend(assigned.map(|epoch| Change::Assigned {
             node: me.0,

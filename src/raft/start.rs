@@ -21,6 +21,7 @@ use super::peer::{Listener, Network, Peers, Secret, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
+use super::room::{self, Room, Watermark};
 use super::runner::{Runner, blocking};
 use super::scrub::{self, ScrubPace, Scrubbing};
 use super::sending::Sending;
@@ -61,6 +62,9 @@ pub struct Options {
     pub cadence: Cadence,
     pub scrub: ScrubPace,
     pub watch: Watch,
+    /// Submits a second of one application; 0 for no such bound.
+    pub app_rate: u32,
+    pub disk: Watermark,
     /// A node that was not heard for so long is listed as dead.
     pub node_timeout: Duration,
     pub clock: Arc<dyn Clock>,
@@ -150,6 +154,7 @@ pub async fn start(
     tasks.spawn(upkeep::leases(inner.clone(), raft.clone()));
     tasks.spawn(upkeep::window(inner.clone()));
     tasks.spawn(upkeep::logs(inner.clone(), raft));
+    tasks.spawn(room::run(inner.clone()));
     tasks.spawn(scrub::run(inner.clone()));
     Ok(Running {
         cluster: Cluster(inner),
@@ -174,7 +179,11 @@ fn build(
     options
         .log
         .on_fault(Box::new(move |e| fault(e.to_string())));
-    let proposer = Proposer::new(options.clock.clone(), folded.gathered.clone());
+    let proposer = Proposer::new(
+        options.clock.clone(),
+        folded.gathered.clone(),
+        options.app_rate,
+    );
     let inner = Inner {
         me: Mutex::new(me),
         node: me.node,
@@ -211,6 +220,8 @@ fn build(
         lead_us: AtomicU64::new(0),
         checkpoint: AtomicU64::new(0),
         scrub: Scrubbing::default(),
+        disk: options.disk,
+        room: Room::default(),
         scrubbed_at_ms: AtomicU64::new(options.clock.steady().as_millis() as u64),
         checkpoint_at_ms: AtomicU64::new(options.clock.steady().as_millis() as u64),
         clock: options.clock,

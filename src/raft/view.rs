@@ -24,6 +24,8 @@ pub(crate) struct Facts {
     /// State hashes at agreed indexes, newest last, and at present.
     pub(crate) hashes: Vec<(u64, StateHash)>,
     pub(crate) scrub: Scrubbed,
+    /// Its disk is nearly full.
+    pub(crate) low: bool,
     /// It wants to own nothing: it is about to stop, or its clock is off.
     pub(crate) resigns: bool,
     /// How long triggers take from their proposal until this node has folded them, µs: a high
@@ -80,6 +82,13 @@ impl Registry {
         self.lock()
             .get(&node)
             .map(|heard| (heard.facts.clone(), heard.offset_us))
+    }
+
+    /// Nodes that said last that their disk is nearly full.
+    pub(crate) fn low(&self) -> Vec<NodeId> {
+        let heard = self.lock();
+        let low = heard.iter().filter(|(_, heard)| heard.facts.low);
+        low.map(|(id, _)| *id).collect()
     }
 
     /// How long ago a node was heard.

@@ -21,6 +21,7 @@ fn small() -> Desk {
         mark: true,
         ..complete("early")
     });
+    desk.fold(pause("bank"));
     desk
 }
 

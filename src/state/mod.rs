@@ -10,6 +10,7 @@
 //!                                         │
 //!              tasks.rs   submit, cancel, change, run, complete
 //!              attempts.rs trigger, started, accepted, done, failed, deadlines
+//!              apps.rs    pause, resume
 //!              owners.rs  assign, again   retention.rs  retire, past.rs  what stays   progress.rs  how far
 //! ```
 //!
@@ -18,6 +19,7 @@
 //! (`layer.rs`): what changed since the last checkpoint is in memory, the rest in the store,
 //! which a background checkpoint brings up to date. `warm.rs` fetches what a fold will need.
 
+mod apps;
 mod attempts;
 mod checkpoint;
 mod hash;
@@ -47,11 +49,14 @@ pub(crate) mod properties;
 mod tests;
 
 use bincode::{Decode, Encode};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use crate::bugs::{self, Bug};
 use crate::model::limits::{HASH_EVERY, HASHES_KEPT, RETIRE_MAX, SHARDS_DEFAULT, TRIGGER_MAX};
-use crate::model::{Batch, Boot, By, Change, Epoch, Event, Fence, NodeId, Outcome, RowKind};
+use crate::model::{
+    Batch, Boot, By, Change, Epoch, Event, Fence, NodeId, Outcome, Paused, RowKind,
+};
 use crate::model::{Seq, Shard, Time};
 
 pub use checkpoint::{Checkpoint, Imaged, Loaded};
@@ -113,6 +118,8 @@ pub(crate) struct Core {
     floors: [Time; 2],
     /// Histories of retired tasks that finished up to here are gone.
     history_floor: Time,
+    /// Applications whose tasks are not called at present.
+    paused: BTreeMap<Arc<str>, Paused>,
 }
 
 impl Default for Core {
@@ -127,6 +134,7 @@ impl Default for Core {
             progress: vec![Progress::default(); usize::from(SHARDS_DEFAULT)],
             floors: [Time(0); 2],
             history_floor: Time(0),
+            paused: BTreeMap::new(),
         }
     }
 }
@@ -175,6 +183,7 @@ impl State {
                 Event::Change(e) => self.table.warm_key(&e.key)?,
                 Event::Run(e) => self.table.warm_key(&e.key)?,
                 Event::Complete(e) => self.table.warm_key(&e.key)?,
+                Event::Pause(_) | Event::Resume(_) => {}
                 Event::Accepted(e) => self.table.warm_seq(e.seq)?,
                 Event::Done(e) => self.table.warm_seq(e.seq)?,
                 Event::Failed(e) => self.table.warm_seq(e.seq)?,
@@ -252,6 +261,8 @@ impl State {
             Event::Change(e) => self.change(entry, e),
             Event::Run(e) => self.run(entry, &e),
             Event::Complete(e) => self.complete(entry, e),
+            Event::Pause(e) => self.pause(entry, e),
+            Event::Resume(e) => self.resume(&e),
             Event::Trigger(e) => self.trigger(entry, &e),
             Event::Started(e) => self.started(entry, e),
             Event::Accepted(e) => self.accepted(entry, e),

@@ -151,7 +151,7 @@ impl Watcher {
                 assert_eq!(self.rim.remove(&seq), Some(fence), "closed what was open");
             }
             Change::Finished { stage, .. } => assert!(stage.is_final()),
-            Change::Assigned { .. } => {}
+            Change::Assigned { .. } | Change::Paused { .. } => {}
         }
     }
 
@@ -345,5 +345,8 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Refused(Refusal::StaleFence { .. }) => "stale fence",
         Outcome::Refused(Refusal::Withdraw { .. }) => "withdraw",
         Outcome::Refused(Refusal::Moved) => "moved",
+        Outcome::Refused(Refusal::TooManyPaused) => "too many paused",
+        Outcome::App(Some(_)) => "paused",
+        Outcome::App(None) => "resumed",
     }
 }

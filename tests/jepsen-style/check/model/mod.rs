@@ -160,6 +160,8 @@ impl Model {
             "assign" => self.assign(at, event),
             "again" => self.again(at, event),
             "retire" => self.retire(event),
+            // They hold calls up, and change no task.
+            "pause" | "resume" => {}
             _ => self
                 .wrong
                 .push(format!("index {}: {kind:?} is no event", at.index)),
