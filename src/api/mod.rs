@@ -13,6 +13,7 @@
 
 mod access;
 mod actions;
+mod audit;
 mod auth;
 mod batch;
 mod batch_lines;
@@ -22,6 +23,7 @@ mod cluster;
 mod dto;
 mod explain;
 mod explain_words;
+mod fires;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod health;
@@ -38,6 +40,8 @@ mod params;
 mod patch;
 mod problem;
 mod routes;
+mod schedule_dto;
+mod schedules;
 mod schema;
 pub mod serve;
 mod settings;

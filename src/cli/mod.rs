@@ -3,6 +3,7 @@
 //! Data goes to standard output, talk to standard error; `--json` prints what the server answered.
 //! Exit status: 0, 1 for failed, 2 for wrong usage.
 
+mod audit;
 pub mod bench;
 mod certs;
 mod client;
@@ -47,8 +48,10 @@ enum Command {
     Bench(BenchArgs),
     /// Submits, reads and changes tasks.
     Task(task::TaskArgs),
-    /// Says what expressions of schedules mean. Needs no server.
-    Schedule(schedule::ScheduleArgs),
+    /// Creates, reads and changes schedules; says what their expressions mean.
+    Schedule(Box<schedule::ScheduleArgs>),
+    /// Proves that schedules have fired as they should: exit status 1 if not.
+    Audit(audit::AuditArgs),
     /// Shows the cluster, and changes its members.
     Cluster(cluster::ClusterArgs),
     /// Submits tasks from a file of JSON lines, resumable.
@@ -77,7 +80,8 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Task(args) => block_on(task::run(args)),
-        Command::Schedule(args) => schedule::run(&args),
+        Command::Schedule(args) => block_on(schedule::run(*args)),
+        Command::Audit(args) => block_on(audit::run(args)),
         Command::Cluster(args) => block_on(cluster::run(args)),
         Command::Import(args) => block_on(import::run(args)),
         Command::Log(args) => log::run(&args),
@@ -145,6 +149,14 @@ mod tests {
             "horolog task events shop order-17",
             "horolog schedule next @daily --zone Europe/Berlin --count 3 --json",
             "horolog schedule next @daily @hourly --from 2027-01-01T00:00:00Z --dst gap=after",
+            "horolog schedule create shop.report --cron @daily --url http://a/ --overlap skip",
+            "horolog schedule create shop.report --file - --json",
+            "horolog schedule update shop.report --every 5s --if-version 3 --dry-run",
+            "horolog schedule pause shop.report --reason holidays",
+            "horolog schedule backfill a.b --from 2027-01-01T00:00:00Z --to 2027-01-02T00:00:00Z",
+            "horolog schedule fires a.b --outcome missed --server http://127.0.0.1:7401",
+            "horolog schedule revert a.b 3",
+            "horolog audit --from 2027-01-01T00:00:00Z --schedule a.b --json",
             "horolog cluster status --json",
             "horolog cluster add 4 a:1",
             "horolog cluster remove 4",

@@ -560,6 +560,7 @@ fn may_repeat(event: &Event) -> bool {
     match event {
         _ if bugs::on(Bug::BlindRepeat) => true,
         Event::Cancel(_) | Event::Change(_) | Event::Run(_) => false,
+        Event::DeleteSchedule(_) => false,
         Event::Complete(complete) => complete.ok && complete.fence.is_some(),
         _ => true,
     }

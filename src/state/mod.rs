@@ -11,6 +11,7 @@
 //!              tasks.rs   submit, cancel, change, run, complete
 //!              attempts.rs trigger, started, accepted, done, failed, deadlines
 //!              owners.rs  assign, again   retention.rs  retire, past.rs  what stays   progress.rs  how far
+//!              schedules.rs  definitions, occurrences, the ledger
 //! ```
 //!
 //! Everything goes through `table::Table`, the one place where a record changes: it keeps the
@@ -30,6 +31,7 @@ mod queue;
 mod read;
 mod record;
 mod retention;
+mod schedules;
 mod shared;
 mod snapshot;
 mod store;
@@ -48,6 +50,7 @@ mod tests;
 
 use bincode::{Decode, Encode};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::bugs::{self, Bug};
 use crate::model::limits::{HASH_EVERY, HASHES_KEPT, RETIRE_MAX, SHARDS_DEFAULT, TRIGGER_MAX};
@@ -63,6 +66,7 @@ pub use past::{History, Past, PastSize, past_surplus, walk_histories};
 pub use progress::Committed;
 pub use read::{Dispatch, Filter, Listing, Page};
 pub use record::Record;
+pub use schedules::Agenda;
 pub use shared::Shared;
 pub use snapshot::{SnapshotError, read_attachment, write_snapshot};
 pub use store::verify_store;
@@ -113,6 +117,8 @@ pub(crate) struct Core {
     floors: [Time; 2],
     /// Histories of retired tasks that finished up to here are gone.
     history_floor: Time,
+    /// The time-zone data by which schedules were planned last.
+    tz: Arc<str>,
 }
 
 impl Default for Core {
@@ -127,6 +133,7 @@ impl Default for Core {
             progress: vec![Progress::default(); usize::from(SHARDS_DEFAULT)],
             floors: [Time(0); 2],
             history_floor: Time(0),
+            tz: "".into(),
         }
     }
 }
@@ -204,6 +211,13 @@ impl State {
                     let mut lost = e.attempts.iter();
                     lost.try_for_each(|(seq, _)| self.table.warm_seq(*seq))?;
                 }
+                Event::Fire(e) => {
+                    let mut stretches = e.stretches.iter();
+                    stretches.try_for_each(|stretch| self.warm_stretch(stretch))?;
+                }
+                Event::RunSchedule(e) => self.warm_run(e)?,
+                // Schedules are in memory.
+                Event::PutSchedule(_) | Event::PauseSchedule(_) | Event::DeleteSchedule(_) => {}
             }
         }
         Ok(())
@@ -260,6 +274,11 @@ impl State {
             Event::Assign(e) => self.assign(entry, &e),
             Event::Again(e) => self.again(entry, &e),
             Event::Retire(e) => self.retire(&e),
+            Event::PutSchedule(e) => self.put_schedule(entry, e),
+            Event::PauseSchedule(e) => self.pause_schedule(entry, e),
+            Event::DeleteSchedule(e) => self.delete_schedule(entry, &e),
+            Event::RunSchedule(e) => self.run_schedule(entry, &e),
+            Event::Fire(e) => self.fire(entry, e),
         }
     }
 

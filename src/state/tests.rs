@@ -14,6 +14,7 @@ mod read;
 mod retention;
 mod retry;
 mod run;
+pub(crate) mod schedules;
 mod submit;
 mod trigger;
 
