@@ -74,6 +74,18 @@ fn proven(server: SocketAddr, up_to_ms: u64) -> Value {
     })
 }
 
+/// Runs `horolog schedule …` and returns what it printed, as JSON.
+#[track_caller]
+fn said(server: SocketAddr, words: &[&str]) -> Value {
+    let mut command = binary();
+    command.arg("schedule").args(words);
+    command.args(["--json", "--server", &format!("http://{server}")]);
+    let ran = command.output().unwrap();
+    let told = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{words:?}: {told}");
+    serde_json::from_slice(&ran.stdout).unwrap()
+}
+
 #[test]
 fn a_schedule_from_its_creation_to_its_end() {
     let _one = serial();
@@ -205,6 +217,38 @@ fn a_schedule_from_its_creation_to_its_end() {
             .unwrap()
             .len(),
         1
+    );
+    let words = [
+        "create",
+        "shop.nightly",
+        "--cron",
+        "@daily",
+        "--zone",
+        "Europe/Berlin",
+        "--url",
+        "http://127.0.0.1:9/",
+    ];
+    assert_eq!(said(server, &words)["state"], "active");
+    assert_eq!(
+        said(server, &["update", "shop.nightly", "--overlap", "skip"])["version"],
+        2
+    );
+    let kept = said(server, &["get", "shop.nightly"]);
+    assert_eq!(
+        (&kept["zone"], &kept["crons"]),
+        (&json!("Europe/Berlin"), &json!(["@daily"]))
+    );
+    assert_eq!(said(server, &["fires", "shop.nightly"])["fires"], json!([]));
+    assert_eq!(
+        said(server, &["list", "--group", "shop"])["schedules"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    assert_eq!(
+        said(server, &["delete", "shop.nightly"])["state"],
+        "deleted"
     );
     let audit = proven(server, now_ms());
     assert!(audit["expected"].as_u64().unwrap() >= 4, "{audit:#}");

@@ -74,11 +74,8 @@ impl Audit {
 /// A plan cannot be read.
 pub fn audit(s: &Schedule, from: Time, to: Time, whole: &mut Audit) -> Result<(), Problem> {
     whole.schedules += 1;
-    // Lines before this have given way, or may have.
-    let kept_from = match s.first {
-        0 => Time(0),
-        _ => oldest_whole(s),
-    };
+    // Lines of what was planned before this have given way, or may have.
+    let kept_from = Time(s.lost.0 + 1);
     for version in &s.versions {
         let plan = plan_of(&s.id, &version.definition)?;
         by_count(s, version, &plan, whole);
@@ -92,17 +89,6 @@ pub fn audit(s: &Schedule, from: Time, to: Time, whole: &mut Audit) -> Result<()
         }
     }
     Ok(())
-}
-
-/// From here on every line is kept: lines are written in order of decision, and nothing that is
-/// planned later than the last that gave way was decided before it.
-fn oldest_whole(s: &Schedule) -> Time {
-    let planned = s.fires.iter().filter(|f| f.cause == Cause::Planned);
-    // What waited was decided late; what is written in order begins with the first that did not.
-    planned
-        .map(|f| f.planned)
-        .next()
-        .map_or(Time(u64::MAX), |first| Time(first.0 + 1))
 }
 
 /// Count and sum over the whole span of a version, as far as it was planned.
@@ -176,5 +162,129 @@ fn by_line(
     }
     for planned in lines.into_keys() {
         whole.find(s, version.number, Some(planned), "unexpected", None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calendar::PlanSpec;
+    use crate::model::{CatchUp, Definition, Fate, Fire, OverlapPolicy};
+
+    /// A schedule that fires every second, planned up to 100 s, with a ledger as it should be.
+    fn sound() -> Schedule {
+        let every = PlanSpec {
+            every: Some("1s".to_owned()),
+            ..PlanSpec::default()
+        };
+        let definition = Definition {
+            plan: serde_json::to_string(&every).unwrap().into(),
+            task: Vec::new().into(),
+            invoke: None,
+            params: None,
+            overlap: OverlapPolicy::Allow,
+            queue_max: 1,
+            catch_up: CatchUp::Once,
+            misfire: Span(0),
+            max_runs: None,
+        };
+        let planned = (1..=100).map(|n| Time(n * 1_000));
+        let fire = |planned| Fire {
+            planned,
+            version: 1,
+            cause: Cause::Planned,
+            fate: Fate::Fired,
+            decided: planned,
+            index: 1,
+            tag: None,
+            seq: None,
+            ended: None,
+        };
+        Schedule {
+            id: "a.b".into(),
+            created: Time(0),
+            born: 1,
+            index: 1,
+            versions: [Version {
+                number: 1,
+                digest: definition.digest(),
+                definition,
+                from: Time(500),
+                until: None,
+                at: Time(500),
+                index: 1,
+                by: "token".into(),
+                why: "created".into(),
+                taken: 100,
+                proof: planned.clone().fold(0, proof_with),
+                runs: 100,
+            }]
+            .into(),
+            watermark: Time(100_000),
+            paused: None,
+            pauses: Vec::new(),
+            deleted: None,
+            totals: [0; 9],
+            next: None,
+            running: Vec::new(),
+            queue: Default::default(),
+            catch_until: Time(0),
+            held: Default::default(),
+            fires: planned.map(fire).collect(),
+            first: 0,
+            lost: Time(0),
+            chain: 0,
+        }
+    }
+
+    fn found(s: &Schedule, to: u64) -> Vec<(&'static str, Option<Time>)> {
+        let mut whole = Audit::default();
+        audit(s, Time(0), Time(to), &mut whole).unwrap();
+        assert_eq!(whole.count as usize, whole.found.len());
+        whole.found.iter().map(|f| (f.what, f.planned)).collect()
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_found() {
+        assert_eq!(found(&sound(), 100_000), []);
+        let mut s = sound();
+        s.fires.remove(9);
+        assert_eq!(found(&s, 100_000), [("missing", Some(Time(10_000)))]);
+        let mut s = sound();
+        let twice = s.fires[9].clone();
+        s.fires.push_back(twice);
+        assert_eq!(found(&s, 100_000), [("double", Some(Time(10_000)))]);
+        let mut s = sound();
+        s.fires[9].planned = Time(10_500);
+        let moved = [
+            ("missing", Some(Time(10_000))),
+            ("unexpected", Some(Time(10_500))),
+        ];
+        assert_eq!(found(&s, 100_000), moved);
+        let mut s = sound();
+        s.versions[0].proof ^= 1;
+        assert_eq!(found(&s, 100_000), [("count", None)]);
+        assert_eq!(
+            found(&sound(), 101_000),
+            [("missing", Some(Time(101_000)))],
+            "nobody planned it"
+        );
+    }
+
+    #[test]
+    fn lines_that_gave_way_are_proven_by_count() {
+        let mut s = sound();
+        let cut: Vec<Fire> = s.fires.drain(..40).collect();
+        (s.first, s.lost) = (40, cut[39].planned);
+        assert_eq!(found(&s, 100_000), []);
+        let mut whole = Audit::default();
+        audit(&s, Time(0), Time(100_000), &mut whole).unwrap();
+        assert_eq!((whole.expected, whole.by_count_only), (60, 40));
+        s.versions[0].taken -= 1;
+        assert_eq!(
+            found(&s, 100_000),
+            [("count", None)],
+            "one of them was lost before"
+        );
     }
 }

@@ -268,6 +268,8 @@ pub struct Schedule {
     pub fires: VecDeque<Fire>,
     /// The number of its first line.
     pub first: u64,
+    /// No line about an occurrence later than this has given way.
+    pub lost: Time,
     /// A running hash of all that was ever written to it.
     pub chain: u64,
 }
@@ -337,7 +339,9 @@ impl Schedule {
         self.fires.push_back(fire);
         let kept = FIRES_KEPT / schedules.max(1);
         while self.fires.len() > kept.clamp(FIRES_KEPT_LEAST, FIRES_KEPT_MOST) {
-            self.fires.pop_front();
+            if let Some(gone) = self.fires.pop_front().filter(|f| f.cause == Cause::Planned) {
+                self.lost = self.lost.max(gone.planned);
+            }
             self.first += 1;
         }
         number
@@ -384,6 +388,7 @@ impl Schedule {
             held: self.held.clone(),
             fires: VecDeque::new(),
             first: self.first + self.fires.len() as u64,
+            lost: self.lost,
             chain: self.chain,
         }
     }

@@ -78,7 +78,7 @@ pub(crate) fn own_hash(s: &Schedule) -> StateHash {
         s.next,
     );
     let open = (&s.running, &s.queue, s.catch_until, &s.held);
-    let ledger = (s.first, s.fires.len() as u64, s.chain);
+    let ledger = (s.first, s.lost, s.fires.len() as u64, s.chain);
     StateHash::of(&encode(&(who, now, open, ledger)))
 }
 
@@ -217,6 +217,7 @@ impl State {
                 held: VecDeque::new(),
                 fires: VecDeque::new(),
                 first: 0,
+                lost: Time(0),
                 chain: 0,
             }));
         }
