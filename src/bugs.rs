@@ -118,6 +118,8 @@ bugs! {
     EarlyDispatch = "early-dispatch",
     /// An owner that is asked to withdraw says yes, also when it has begun.
     BegunWithdrawn = "begun-withdrawn",
+    /// One of several that had an attempt withdrawn takes it back for all of them.
+    RestoredForAll = "restored-for-all",
     /// An outcome that no leader takes is dropped.
     OutcomeDropped = "outcome-dropped",
     /// A wall clock that jumps is believed at once.

@@ -106,6 +106,7 @@ impl DoneRequest {
         Complete {
             key,
             fence: self.fence,
+            asked: None,
             ok: self.ok.unwrap_or(true),
             error: self.error.map(|text| cut(&text, ERROR_BYTES_MAX).into()),
             result: result.map(|text| cut(&text, ANSWER_KEPT_BYTES).into()),

@@ -353,6 +353,7 @@ impl Walk<'_> {
             Action::Done => Event::from(Complete {
                 key,
                 fence: None,
+                asked: None,
                 ok: true,
                 error: None,
                 result: None,

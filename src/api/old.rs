@@ -121,6 +121,7 @@ async fn mark(
     let event = Complete {
         key: key.clone(),
         fence: None,
+        asked: None,
         ok: true,
         error: None,
         result: None,

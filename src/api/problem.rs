@@ -129,7 +129,7 @@ impl Problem {
             Refusal::Stage { .. } | Refusal::AlreadyDone => Kind::Stage,
             Refusal::Changed => Kind::Changed,
             Refusal::StaleFence { .. } => Kind::Fence,
-            Refusal::Withdraw { .. } | Refusal::ScheduleBusy => Kind::Contended,
+            Refusal::Withdraw { .. } | Refusal::Moved | Refusal::ScheduleBusy => Kind::Contended,
             Refusal::NoSchedule => Kind::UnknownSchedule,
             Refusal::ScheduleExists => Kind::ScheduleContent,
             Refusal::ScheduleChanged { .. } => Kind::ScheduleChanged,

@@ -42,11 +42,19 @@ pub(super) struct Entry {
     pub place: Place,
 }
 
+/// That an attempt was withdrawn.
+struct Withdrawal {
+    /// When it was asked for last.
+    since: Duration,
+    /// By how many that have not taken it back: cancels and changes of one task may overlap.
+    asked: usize,
+}
+
 /// The attempts of this node.
 #[derive(Default)]
 pub(super) struct Attempts {
     entries: HashMap<Id, Entry>,
-    withdrawn: HashMap<Id, Duration>,
+    withdrawn: HashMap<Id, Withdrawal>,
     /// Begun attempts in the order of their beginning, until they are old enough to be reported.
     young: VecDeque<(Duration, Time, Id)>,
 }
@@ -120,7 +128,12 @@ impl Attempts {
         if self.withdrawn.len() >= WITHDRAWN_MAX && !self.withdrawn.contains_key(&id) {
             return false;
         }
-        self.withdrawn.insert(id, steady);
+        let withdrawal = self.withdrawn.entry(id).or_insert(Withdrawal {
+            since: steady,
+            asked: 0,
+        });
+        withdrawal.since = steady;
+        withdrawal.asked += 1;
         true
     }
 
@@ -132,9 +145,14 @@ impl Attempts {
         self.is_withdrawn(id) || self.entries.get(&id).is_some_and(known)
     }
 
-    /// Takes a withdrawal back.
+    /// Takes one withdrawal back; the attempt stays withdrawn while another is not.
     pub fn restore(&mut self, id: Id) {
-        self.withdrawn.remove(&id);
+        if let Some(withdrawal) = self.withdrawn.get_mut(&id) {
+            withdrawal.asked -= 1;
+            if withdrawal.asked == 0 || bugs::on(Bug::RestoredForAll) {
+                self.withdrawn.remove(&id);
+            }
+        }
     }
 
     pub fn is_withdrawn(&self, id: Id) -> bool {
@@ -192,7 +210,7 @@ impl Attempts {
                 Place::Ended { since } if since < before => Some(*id),
                 _ => None,
             });
-        let withdrawn = self.withdrawn.iter().filter(|(_, since)| **since < before);
+        let withdrawn = self.withdrawn.iter().filter(|(_, w)| w.since < before);
         ended
             .chain(withdrawn.map(|(id, _)| *id))
             .take(max)
@@ -232,6 +250,18 @@ mod tests {
         assert!(!attempts.add(open(ID)), "reading it again starts nothing");
         attempts.close(ID);
         assert!(attempts.get(ID).is_none());
+    }
+
+    #[test]
+    fn it_stays_withdrawn_until_everybody_has_taken_that_back() {
+        let mut attempts = Attempts::default();
+        attempts.add(open(ID));
+        assert!(attempts.withdraw(ID, Duration::ZERO));
+        assert!(attempts.withdraw(ID, Duration::ZERO));
+        attempts.restore(ID);
+        assert!(attempts.is_withdrawn(ID), "the other one may have moved it");
+        attempts.restore(ID);
+        assert!(!attempts.is_withdrawn(ID));
     }
 
     #[test]

@@ -233,6 +233,7 @@ impl Core {
         self.attempts.restore(id);
         if let Some(entry) = self.attempts.get(id)
             && entry.place == Place::Parked
+            && !self.attempts.is_withdrawn(id)
         {
             self.attempts.put(id, Place::Held);
             self.heap.push(Reverse((entry.at, id.0, id.1)));

@@ -67,6 +67,9 @@ pub struct CompleteV1 {
     pub key: Key,
     /// The attempt that is meant, when given.
     pub fence: Option<u64>,
+    /// The owner was asked about this attempt, and withdrew it or had begun it: nothing begins
+    /// after the answer. Counts only while this attempt holds the task.
+    pub asked: Option<Fence>,
     pub ok: bool,
     pub error: Option<Arc<str>>,
     pub result: Option<Arc<str>>,

@@ -103,6 +103,7 @@ fn events() -> Vec<(&'static str, Event)> {
     let complete = CompleteV1 {
         key: key(),
         fence: Some(fence.number()),
+        asked: Some(fence),
         ok: false,
         error: Some("no stock".into()),
         result: None,

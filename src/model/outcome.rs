@@ -59,6 +59,10 @@ pub enum Refusal {
         fence: Fence,
         owner: NodeId,
     },
+    /// The attempt that the owner was asked about holds the task no more; callers see it only when
+    /// their patience is over.
+    #[error("the task has moved on meanwhile; ask again")]
+    Moved,
     #[error("there is no such schedule")]
     NoSchedule,
     #[error(

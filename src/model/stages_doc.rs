@@ -13,6 +13,8 @@ Printed from `Stage::decide` in `src/model/task.rs`; do not edit. To print it an
 * a stage: the task moves there
 * `same`: answered like a success, and nothing changes
 * `withdraw: …`: moves there once the owner has withdrawn the attempt that it has not begun
+* `asked: …`: the same; but an attempt that has begun goes on, and the task moves there all the same.
+  Whoever names the attempt's fence need not wait: it has begun
 * `again: …`: moves there only if asked to run again explicitly
 * `retrying / dead`: as the retry policy says
 * `–`: refused, or of no effect; what comes from an attempt that is over is recorded as `stale`
@@ -58,7 +60,14 @@ fn stage_table() -> String {
     writeln!(page, "| |{stages}").unwrap();
     writeln!(page, "|---|{}", "---|".repeat(Stage::ALL.len())).unwrap();
     for verb in Verb::ALL {
-        let cells = Stage::ALL.map(|stage| format!(" {} |", cell(stage.decide(verb))));
+        let cells = Stage::ALL.map(|stage| {
+            let asked = if stage.asks_owner(verb) {
+                "asked: "
+            } else {
+                ""
+            };
+            format!(" {asked}{} |", cell(stage.decide(verb)))
+        });
         writeln!(page, "| {} |{}", name(verb), cells.concat()).unwrap();
     }
     page

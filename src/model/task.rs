@@ -181,6 +181,17 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// Whether the owner is asked before the verb counts, although it counts in any case: an attempt
+    /// that has not begun is withdrawn, so that none begins after the answer.
+    pub const fn asks_owner(self, verb: Verb) -> bool {
+        matches!(
+            (verb, self),
+            (Verb::CompleteOk | Verb::CompleteFailed, Stage::Triggered)
+        )
+    }
+}
+
 /// One task as the fold knows it. The spec stays encoded: the fold rarely needs to look inside.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Task {

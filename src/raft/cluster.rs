@@ -91,11 +91,11 @@ impl Cluster {
     }
 
     /// Proposes events; one answer each, in order. Goes to the leader, wherever that is; has
-    /// owners withdraw attempts where a cancel or a change needs it.
+    /// owners withdraw attempts where a cancel, a change or a completion needs it.
     pub async fn decide(&self, class: Class, events: Vec<Event>) -> Vec<Result<Decided, Busy>> {
         let keep = events
             .iter()
-            .any(|e| matches!(e, Event::Cancel(_) | Event::Change(_)));
+            .any(|e| matches!(e, Event::Cancel(_) | Event::Change(_) | Event::Complete(_)));
         let kept = if keep { events.clone() } else { Vec::new() };
         let verdicts = self.propose(class, events).await;
         let mut answers = Vec::with_capacity(verdicts.len());
@@ -117,7 +117,7 @@ impl Cluster {
             if start.elapsed() >= LEADER_WITHIN {
                 break;
             }
-            if matches!(verdict, Verdict::NotLeader) {
+            if has_moved(&verdict) || matches!(verdict, Verdict::NotLeader) {
                 #[allow(clippy::disallowed_methods)] // Until another node owns it.
                 tokio::time::sleep(LOOK).await;
                 let again = self.propose(class, vec![event.clone()]).await.pop();
@@ -223,7 +223,8 @@ impl Cluster {
 
     /// The owner's part: test-and-set, then the event with its fence until the log has decided.
     pub(crate) async fn withdraw_here(&self, seq: Seq, fence: Fence, event: Event) -> Verdict {
-        if !self.0.rim.withdraw(seq, fence) {
+        let withdrawn = self.0.rim.withdraw(seq, fence);
+        if !withdrawn && !matches!(event, Event::Complete(_)) {
             let outcome = Outcome::Refused(Refusal::Stage {
                 stage: Stage::Running,
             });
@@ -239,36 +240,59 @@ impl Cluster {
                 withdrawn: Some(fence),
                 ..e
             }),
+            Event::Complete(e) => Event::Complete(crate::model::Complete {
+                asked: Some(fence),
+                ..e
+            }),
             other => other,
         };
         // It stays withheld until the log tells, also when the one who asked has gone.
         let cluster = self.clone();
-        let decided = tokio::spawn(async move { cluster.until_told(seq, fence, event).await });
+        let decided = tokio::spawn(async move {
+            let (verdict, lost) = cluster.until_told(seq, fence, event).await;
+            match &verdict {
+                Verdict::Decided { index, outcome } if matches!(outcome, Outcome::Refused(_)) => {
+                    if withdrawn {
+                        cluster.restore(seq, fence, *index).await;
+                    }
+                    // Refused may be the repetition of what had taken effect.
+                    if lost { Verdict::Unknown } else { verdict }
+                }
+                _ => verdict,
+            }
+        });
         decided.await.unwrap_or(Verdict::Unknown)
     }
 
-    async fn until_told(&self, seq: Seq, fence: Fence, event: Event) -> Verdict {
+    /// The last verdict, and whether an earlier one was lost.
+    async fn until_told(&self, seq: Seq, fence: Fence, event: Event) -> (Verdict, bool) {
+        let mut lost = false;
         loop {
             let mut verdicts = self.propose(Class::Cancel, vec![event.clone()]).await;
             match verdicts.pop() {
-                Some(Verdict::Decided { index, outcome }) => {
-                    if matches!(outcome, Outcome::Refused(_)) {
-                        self.0.rim.restore(seq, fence);
-                    }
-                    return Verdict::Decided { index, outcome };
-                }
+                Some(decided @ Verdict::Decided { .. }) => return (decided, lost),
                 Some(Verdict::Unknown) | None => {
                     // The fold itself may have told meanwhile: another fence, another stage.
                     let open = self.read(|state| state.dispatch(seq, fence));
                     if !matches!(open, Ok(Some(_))) {
-                        return Verdict::Unknown;
+                        return (Verdict::Unknown, true);
                     }
+                    lost = true;
                 }
-                Some(_) if self.0.stop.is_cancelled() => return Verdict::Unknown,
+                Some(_) if self.0.stop.is_cancelled() => return (Verdict::Unknown, lost),
                 Some(_) => {}
             }
             #[allow(clippy::disallowed_methods)] // Until a leader answers.
             tokio::time::sleep(LOOK * 4).await;
+        }
+    }
+
+    /// The event was refused, so the attempt may go on: unless another event has moved the task, or
+    /// this very one has, whose first answer was lost. What is folded here up to the refusal tells.
+    async fn restore(&self, seq: Seq, fence: Fence, index: u64) {
+        let mut applied = self.0.folded.applied.subscribe();
+        if applied.wait_for(|at| *at >= index).await.is_ok() {
+            self.0.rim.restore(seq, fence);
         }
     }
 
@@ -585,6 +609,12 @@ fn owner_asked_for(verdict: &Verdict) -> Option<(Seq, Fence, NodeId)> {
     }
 }
 
+/// What the owner was asked came too late to count: the event is tried anew without it.
+fn has_moved(verdict: &Verdict) -> bool {
+    let moved = |outcome: &Outcome| matches!(outcome, Outcome::Refused(Refusal::Moved));
+    matches!(verdict, Verdict::Decided { outcome, .. } if moved(outcome))
+}
+
 fn answer(verdict: Verdict) -> Result<Decided, Busy> {
     match verdict {
         Verdict::Decided { index, outcome } => Ok(Decided { index, outcome }),
@@ -607,6 +637,7 @@ mod tests {
             Event::from(Complete {
                 key: Key::new("a", "b").unwrap(),
                 fence,
+                asked: None,
                 ok,
                 error: None,
                 result: None,

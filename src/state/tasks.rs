@@ -78,6 +78,9 @@ impl State {
             Ok(found) => found,
             Err(refusal) => return Outcome::Refused(refusal),
         };
+        if let Err(refusal) = self.still_there(seq, event.withdrawn) {
+            return Outcome::Refused(refusal);
+        }
         match decision {
             Decision::Same => {}
             Decision::To(_) if bugs::on(Bug::CancelledFires) => {
@@ -106,6 +109,9 @@ impl State {
             Ok(found) => found,
             Err(refusal) => return Outcome::Refused(refusal),
         };
+        if let Err(refusal) = self.still_there(seq, event.withdrawn) {
+            return Outcome::Refused(refusal);
+        }
         let stage = match decision {
             Decision::To(stage) => stage,
             Decision::Withdraw(stage) => match self.withdrawn(seq, event.withdrawn) {
@@ -175,6 +181,19 @@ impl State {
         } else {
             Verb::CompleteFailed
         };
+        let goes_on = matches!(stage, Stage::Running | Stage::Accepted);
+        if !(goes_on && event.asked == Some(task.fence))
+            && let Err(refusal) = self.still_there(seq, event.asked)
+        {
+            return Outcome::Refused(refusal);
+        }
+        // Whoever knows the fence has it from the attempt itself, which so has begun.
+        if stage.asks_owner(verb)
+            && event.fence.is_none()
+            && let Err(refusal) = self.withdrawn(seq, event.asked)
+        {
+            return Outcome::Refused(refusal);
+        }
         let by = Some(event.by);
         let result = |kind| NewRow {
             by: by.clone(),
@@ -227,6 +246,16 @@ impl State {
             return Err(Refusal::Changed);
         }
         Ok((task.seq, task.stage.decide(verb)))
+    }
+
+    /// What was asked of an owner counts while its attempt is about to begin, and no longer: the
+    /// event may be the repetition of one whose answer was lost.
+    fn still_there(&self, seq: Seq, asked: Option<Fence>) -> Result<(), Refusal> {
+        let stage = self.table.task(seq).map(|task| task.stage);
+        match asked.is_some() && stage != Some(Stage::Triggered) {
+            true => Err(Refusal::Moved),
+            false => Ok(()),
+        }
     }
 
     /// Whether the attempt that holds the task is the one its owner withdrew.

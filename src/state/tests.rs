@@ -227,6 +227,7 @@ pub(super) fn complete(id: &str) -> Complete {
     Complete {
         key: key(id),
         fence: None,
+        asked: None,
         ok: true,
         error: None,
         result: None,

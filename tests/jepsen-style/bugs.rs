@@ -82,6 +82,7 @@ const fn catchers(bug: Bug) -> &'static [Catcher] {
         Bug::LeaseIgnored => &[Tests("executor::core"), CUTS],
         Bug::EarlyDispatch => &[Tests("executor::core"), QUIET],
         Bug::BegunWithdrawn => &[Tests("executor::attempts"), QUIET],
+        Bug::RestoredForAll => &[Tests("executor::attempts"), QUIET],
         Bug::OutcomeDropped => &[Tests("node::outcomes"), CUTS],
         Bug::ClockBelieved => &[Tests("node::clock"), CLOCKS],
     }

@@ -123,9 +123,11 @@ impl Work {
     }
 
     /// Tasks that show that the cluster serves, one for each node.
-    pub fn fresh(&mut self, wall_ms: u64) -> Ask {
+    /// A task that is due at once, and its id.
+    pub fn fresh(&mut self, wall_ms: u64) -> (String, Ask) {
         let id = self.id("f");
-        Ask::submit(task("fresh", &id, wall_ms, "ok"))
+        let ask = Ask::submit(task("fresh", &id, wall_ms, "ok"));
+        (id, ask)
     }
 
     fn id(&mut self, kind: &str) -> String {

@@ -4,7 +4,7 @@
 //! two seconds of peace ─► work and faults ─► all faults end ─► until all that is due has ended ─► checks
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -546,25 +546,26 @@ impl World {
             machine.disarm();
         }
         self.work.end();
-        let mut fresh: BTreeMap<u64, bool> = BTreeMap::new();
+        // Ids of fresh tasks, and the node each was submitted to. Whoever was asked before there was
+        // a leader may have refused: so until one of every node's has come.
+        let mut fresh: BTreeMap<String, u64> = BTreeMap::new();
         let mut served_us = None;
         while self.now_us() < began_us + DRAINED_WITHIN_US {
             self.tick();
             let now_us = self.now_us();
             let since_us = now_us - began_us;
             if since_us.is_multiple_of(500_000) && served_us.is_none() {
-                for node in 1..=self.site.nodes {
-                    if !fresh.values().any(|done| *done) || !fresh.contains_key(&node) {
-                        let ask = self.work.fresh((EPOCH_US + now_us) / 1_000);
-                        if self.ask(node, ask).is_some() {
-                            fresh.insert(node, true);
-                        }
+                let served = self.served(&fresh);
+                for node in (1..=self.site.nodes).filter(|node| !served.contains(node)) {
+                    let (id, ask) = self.work.fresh((EPOCH_US + now_us) / 1_000);
+                    if self.ask(node, ask).is_some() {
+                        fresh.insert(id, node);
                     }
                 }
             }
             if since_us.is_multiple_of(250_000) {
                 self.look();
-                let serves = fresh.len() as u64 == self.site.nodes && self.fresh_is_done();
+                let serves = self.served(&fresh).len() as u64 == self.site.nodes;
                 if serves && served_us.is_none() {
                     served_us = Some(since_us);
                 }
@@ -645,12 +646,14 @@ impl World {
         states.len() as u64 == self.site.nodes && states.windows(2).all(|two| two[0] == two[1])
     }
 
-    fn fresh_is_done(&self) -> bool {
+    /// The nodes of which a fresh task has been delivered.
+    fn served(&self, fresh: &BTreeMap<String, u64>) -> BTreeSet<u64> {
         let came = self.site.sink.came();
-        let fresh = came
+        let done = came
             .iter()
             .filter(|came| came.app == "fresh" && came.answer == 200);
-        fresh.count() as u64 >= self.site.nodes
+        done.filter_map(|came| fresh.get(&came.id).copied())
+            .collect()
     }
 
     fn situation(&self) -> String {

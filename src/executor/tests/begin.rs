@@ -37,13 +37,16 @@ async fn a_withdrawal_before_its_attempt_arrives_holds_until_restored() {
     assert!(rig.executor.withdraw(Seq(1), fence(1, 1)));
     assert!(
         rig.executor.withdraw(Seq(1), fence(1, 1)),
-        "and may be repeated"
+        "and by another as well"
     );
     rig.trigger(1, START, "http://a/");
     rig.settle(90).await;
     rig.begun(vec![90]).await;
     rig.executor.restore(Seq(1), fence(1, 1));
-    rig.begun(vec![1, 90]).await;
+    rig.trigger(91, START, "http://a/");
+    rig.begun(vec![90, 91]).await;
+    rig.executor.restore(Seq(1), fence(1, 1));
+    rig.begun(vec![1, 90, 91]).await;
     assert!(!rig.executor.withdraw(Seq(1), fence(1, 1)));
 }
 

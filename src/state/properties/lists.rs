@@ -377,7 +377,8 @@ impl Pair {
             key: key.clone(),
             ..tests::complete("any")
         }));
-        if !self.refused(&key, &outcome, |stage| stage != Stage::Cancelled) {
+        let may = |stage| !matches!(stage, Stage::Cancelled | Stage::Triggered);
+        if !self.refused(&key, &outcome, may) {
             self.end(&key, Stage::Done);
             self.shown(&key, outcome);
         }

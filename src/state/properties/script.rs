@@ -237,7 +237,7 @@ impl Writer {
                 again,
                 by,
             }),
-            Wish::Complete { key: n, ok, how } => self.complete(key(n), ok, how),
+            Wish::Complete { key: n, ok, how } => self.complete(n, ok, how),
             Wish::Trigger { ahead, max } => tests::trigger(self.now + ahead, max).into(),
             Wish::Started { pick } => tests::started(&self.open(pick)?).into(),
             Wish::Report { pick, what, delay } => self.report(&self.open(pick)?, what, delay),
@@ -278,7 +278,8 @@ impl Writer {
         })
     }
 
-    fn complete(&self, key: Key, ok: bool, how: u8) -> Event {
+    fn complete(&self, n: u8, ok: bool, how: u8) -> Event {
+        let (key, asked) = (key(n), self.withdrawn(n, how));
         let fence = self
             .state
             .task(&key)
@@ -291,6 +292,7 @@ impl Writer {
                 2 => fence.map(|number| number ^ 1),
                 _ => None,
             },
+            asked,
             ok,
             error: None,
             result: None,
@@ -351,7 +353,8 @@ impl Writer {
 
     fn withdrawn(&self, n: u8, how: u8) -> Option<Fence> {
         let task = self.state.task(&key(n)).unwrap()?;
-        (how > 0 && task.stage == Stage::Triggered).then_some(task.fence)
+        let late = how == 3 && n.is_multiple_of(4);
+        (how > 0 && (late || task.stage == Stage::Triggered)).then_some(task.fence)
     }
 
     fn if_match(&self, n: u8, how: u8) -> Option<(Seq, u32)> {
@@ -394,7 +397,7 @@ impl Coverage {
         let of_tasks = Event::KINDS.iter().filter(|(kind, _)| *kind < 40);
         assert_eq!(self.kinds.len(), of_tasks.count(), "{:?}", self.kinds);
         assert_eq!(self.rows.len(), 13, "{:?}", self.rows);
-        assert_eq!(self.answers.len(), 15, "{:?}", self.answers);
+        assert_eq!(self.answers.len(), 16, "{:?}", self.answers);
         assert!(self.retired > 100, "{} histories", self.retired);
         println!("{:?}, {} past histories", self.answers, self.retired);
     }

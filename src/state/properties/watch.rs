@@ -344,6 +344,7 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Refused(Refusal::Changed) => "changed",
         Outcome::Refused(Refusal::StaleFence { .. }) => "stale fence",
         Outcome::Refused(Refusal::Withdraw { .. }) => "withdraw",
+        Outcome::Refused(Refusal::Moved) => "moved",
         // They have scripts of their own.
         Outcome::Schedule { .. } | Outcome::Refused(_) => "of a schedule",
     }

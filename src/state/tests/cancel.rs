@@ -116,3 +116,24 @@ fn a_late_result_of_a_cancelled_attempt_is_refused_and_recorded() {
         ["submitted", "triggered", "cancelled", "stale"]
     );
 }
+
+/// Found by the fault harness, seed 4208: a change whose answers were lost took effect twice, the
+/// second time on a task that it had already moved.
+#[test]
+fn what_an_owner_withdrew_counts_once() {
+    let mut desk = Desk::new();
+    let withdrawn = Some(desk.bring("a", Stage::Triggered).fence);
+    let later = |ms| ChangeTask {
+        withdrawn,
+        ..change_due("a", ms)
+    };
+    assert_eq!(shown(desk.fold(later(90_000))).stage, Stage::Scheduled);
+    let task = desk.task("a");
+    assert_eq!(desk.fold(later(80_000)), Outcome::Refused(Refusal::Moved));
+    let cancel = Cancel {
+        withdrawn,
+        ..cancel("a")
+    };
+    assert_eq!(desk.fold(cancel), Outcome::Refused(Refusal::Moved));
+    assert_eq!(desk.task("a"), task);
+}

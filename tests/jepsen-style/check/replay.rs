@@ -371,7 +371,9 @@ mod tests {
         };
         let again = Build::but(|b| {
             b.log("run", 4_000, asks("d"));
-            b.log("complete", 4_001, failed());
+            let mut first = failed();
+            first["asked"] = json!(fence(2, 1));
+            b.log("complete", 4_001, first);
             b.log("complete", 4_002, failed());
             b.op("run", "d", json!({}), 3_999, "unknown", json!(null));
             b.op(

@@ -16,7 +16,10 @@ impl Model {
         let before = version(self);
         let (kind, status, asks_owner) = match kind {
             "submit" => ("submit", self.submit(at, &key, event), false),
-            "complete" => ("complete", self.complete(at, &key, event), false),
+            "complete" => {
+                let (status, asks_owner) = self.complete(at, &key, event);
+                ("complete", status, asks_owner)
+            }
             "cancel" => self.act("cancel", at, &key, event),
             "change" => self.act("change", at, &key, event),
             _ => self.act("run", at, &key, event),
@@ -91,6 +94,10 @@ impl Model {
             return (kind, 412, false);
         }
         let (mut to, fence) = (table(kind, task.stage), task.fence);
+        // What an owner withdrew counts while that attempt is about to begin.
+        if event["withdrawn"].is_u64() && task.stage != "triggered" && kind != "run" {
+            return (kind, 409, true);
+        }
         if let Some(then) = to.strip_prefix("withdraw ") {
             if event["withdrawn"].as_u64() != Some(fence) {
                 return (kind, 409, true);
@@ -129,31 +136,40 @@ impl Model {
         self.begin_if_due(at, seq);
     }
 
-    fn complete(&mut self, at: Place, key: &Key, event: &Value) -> u64 {
+    /// The status of the answer, and whether the owner is to be asked first: an attempt that has not
+    /// begun does not begin after a completion either. What is said after that was asked counts for
+    /// that attempt only.
+    fn complete(&mut self, at: Place, key: &Key, event: &Value) -> (u64, bool) {
         let ok = event["ok"] == true;
         let Some(seq) = self.ids.get(key).copied() else {
             // Only the old paths keep a mark of what comes before its submit.
             if event["mark"] != true || !ok {
-                return 404;
+                return (404, false);
             }
             self.marks.entry(key.clone()).or_insert(at.now);
-            return 200;
+            return (200, false);
         };
         let task = &self.tasks[&seq];
-        if event["fence"]
-            .as_u64()
-            .is_some_and(|fence| fence != task.fence)
-        {
-            return 409;
+        let (named, asked) = (event["fence"].as_u64(), event["asked"].as_u64());
+        if named.is_some_and(|fence| fence != task.fence) {
+            return (409, false);
+        }
+        let counts = match task.stage {
+            "triggered" => named.is_some() || asked == Some(task.fence),
+            "running" | "accepted" => asked.is_none_or(|asked| asked == task.fence),
+            _ => asked.is_none(),
+        };
+        if !counts {
+            return (409, true);
         }
         let verb = if ok { "complete ok" } else { "complete failed" };
         match table(verb, task.stage) {
-            "-" => return 409,
+            "-" => return (409, false),
             "same" => {}
             "retry" => self.retry(at, seq, at.now, Ending::Completed),
             to => self.finish(at, seq, to, Ending::Completed),
         }
-        200
+        (200, false)
     }
 }
 
