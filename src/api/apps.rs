@@ -15,7 +15,7 @@ use super::problem::{INDEX_HEADER, Problem, ProblemView};
 use super::write::{json, unasked};
 use super::{Api, body};
 use crate::model::limits::REASON_BYTES_MAX;
-use crate::model::{Event, Key, Outcome, Pause, Paused, Resume, Time};
+use crate::model::{Event, Key, Outcome, PauseApp, Paused, ResumeApp, Time};
 use crate::raft::{Class, Decided};
 
 /// Why an application is paused.
@@ -86,7 +86,7 @@ pub async fn pause(
         return Err(Problem::invalid(detail));
     }
     let app = checked(&app)?;
-    let event = Pause {
+    let event = PauseApp {
         app: app.clone(),
         reason: reason.map(Into::into),
         by,
@@ -109,7 +109,7 @@ pub async fn resume(
 ) -> Result<Response, Problem> {
     Params::read(&uri, &[])?;
     let app = checked(&app)?;
-    let event = Resume {
+    let event = ResumeApp {
         app: app.clone(),
         by,
     };

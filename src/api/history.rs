@@ -286,7 +286,7 @@ fn event(row: &Row) -> EventView {
 }
 
 /// Attempts in order of their fences: begun by a trigger or a move, filled in by what ended them.
-fn attempts_of(rows: &[Row]) -> Vec<AttemptView> {
+pub(super) fn attempts_of(rows: &[Row]) -> Vec<AttemptView> {
     let mut attempts: Vec<AttemptView> = Vec::new();
     for row in rows.iter().filter(|row| row.fence.attempt != 0) {
         let fence = row.fence.number();

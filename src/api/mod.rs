@@ -14,6 +14,7 @@
 mod access;
 mod actions;
 mod apps;
+mod audit;
 mod auth;
 mod batch;
 mod batch_lines;
@@ -23,6 +24,7 @@ mod cluster;
 mod dto;
 mod explain;
 mod explain_words;
+mod fires;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod health;
@@ -39,6 +41,8 @@ mod params;
 mod patch;
 mod problem;
 mod routes;
+mod schedule_dto;
+mod schedules;
 mod schema;
 pub mod serve;
 mod settings;

@@ -121,9 +121,7 @@ pub fn written(answer: Result<Decided, Busy>) -> Result<Written, Problem> {
         Outcome::Task { new, task } => made(Some(task), new),
         Outcome::Refused(refusal) => Err(Problem::refused(&refusal, index)),
         Outcome::Marked => made(None, true),
-        Outcome::Folded | Outcome::Counted { .. } | Outcome::Stale { .. } | Outcome::App(_) => {
-            Err(unasked())
-        }
+        _ => Err(unasked()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! Exit status: 0, 1 for failed, 2 for wrong usage.
 
 mod app;
+mod audit;
 pub mod bench;
 mod certs;
 mod client;
@@ -48,8 +49,10 @@ enum Command {
     Bench(BenchArgs),
     /// Submits, reads and changes tasks.
     Task(task::TaskArgs),
-    /// Says what expressions of schedules mean. Needs no server.
-    Schedule(schedule::ScheduleArgs),
+    /// Creates, reads and changes schedules; says what their expressions mean.
+    Schedule(Box<schedule::ScheduleArgs>),
+    /// Proves that schedules have fired as they should: exit status 1 if not.
+    Audit(audit::AuditArgs),
     /// Shows the cluster, and changes its members.
     Cluster(cluster::ClusterArgs),
     /// Pauses and resumes the calls of applications.
@@ -80,7 +83,8 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Task(args) => block_on(task::run(args)),
-        Command::Schedule(args) => schedule::run(&args),
+        Command::Schedule(args) => block_on(schedule::run(*args)),
+        Command::Audit(args) => block_on(audit::run(args)),
         Command::Cluster(args) => block_on(cluster::run(args)),
         Command::App(args) => block_on(app::run(args)),
         Command::Import(args) => block_on(import::run(args)),
@@ -149,6 +153,14 @@ mod tests {
             "horolog task events shop order-17",
             "horolog schedule next @daily --zone Europe/Berlin --count 3 --json",
             "horolog schedule next @daily @hourly --from 2027-01-01T00:00:00Z --dst gap=after",
+            "horolog schedule create shop.report --cron @daily --url http://a/ --overlap skip",
+            "horolog schedule create shop.report --file - --json",
+            "horolog schedule update shop.report --every 5s --if-version 3 --dry-run",
+            "horolog schedule pause shop.report --reason holidays",
+            "horolog schedule backfill a.b --from 2027-01-01T00:00:00Z --to 2027-01-02T00:00:00Z",
+            "horolog schedule fires a.b --outcome missed --server http://127.0.0.1:7401",
+            "horolog schedule revert a.b 3",
+            "horolog audit --from 2027-01-01T00:00:00Z --schedule a.b --json",
             "horolog cluster status --json",
             "horolog cluster add 4 a:1",
             "horolog cluster remove 4",

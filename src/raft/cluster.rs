@@ -599,6 +599,7 @@ fn may_repeat(event: &Event) -> bool {
         Event::Cancel(_) | Event::Change(_) | Event::Run(_) => false,
         // Somebody else may have said the opposite in between.
         Event::Pause(_) | Event::Resume(_) => false,
+        Event::DeleteSchedule(_) => false,
         Event::Complete(complete) => complete.ok && complete.fence.is_some(),
         _ => true,
     }

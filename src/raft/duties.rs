@@ -1,5 +1,5 @@
-//! What only a leader does: see who owns the shards (`owners.rs`), trigger what is due, retire what
-//! is old.
+//! What only a leader does: see who owns the shards (`owners.rs`), plan schedules (`planner.rs`),
+//! trigger what is due, retire what is old.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -10,6 +10,7 @@ use super::inner::Inner;
 use super::lead;
 use super::lifecycle::{self, Duty, Handled};
 use super::owners::Owners;
+use super::planner;
 use super::runner::blocking;
 use super::types::Raft;
 use super::view::SKEW_MAX_US;
@@ -68,6 +69,7 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft, term: u64) {
     tokio::select! {
         () = owners.run(&settled) => {}
         () = triggers => {}
+        () = planner::run(inner, raft, term) => {}
         () = lifecycle::regularly(inner, Duty::Retire, retire) => {}
         () = lifecycle::regularly(inner, Duty::Watchdog, watch) => {}
     }

@@ -31,6 +31,8 @@ pub(crate) struct Folded {
     pub(crate) applied: watch::Sender<u64>,
     /// Something new may be due: the leader looks again.
     pub(crate) due: Notify,
+    /// The planner has something to look at.
+    pub(crate) plan: Notify,
     /// A task reached a final stage.
     pub(crate) finished: tokio::sync::broadcast::Sender<Seq>,
     /// What no checkpoint has yet.
@@ -53,6 +55,7 @@ impl Folded {
         Folded {
             applied: watch::Sender::new(0),
             due: Notify::new(),
+            plan: Notify::new(),
             finished: tokio::sync::broadcast::Sender::new(FINISHED_BACKLOG),
             gathered: Arc::new(Gathered::new(cadence.tasks, cadence.bytes)),
             lifecycle: Lifecycle::default(),
@@ -150,12 +153,15 @@ impl Machine {
                 let batch = Batch::decode(&payload.0).map_err(io::Error::other)?;
                 let proposed = is_trigger(&batch).then_some(batch.now);
                 let changes = &mut self.changes;
-                let gathered;
-                (reply.0, gathered) = self.state.write(|state| {
+                let (gathered, wants_planner);
+                (reply.0, gathered, wants_planner) = self.state.write(|state| {
                     state.prepare(&batch).map_err(io::Error::other)?;
                     let outcomes = state.apply(index, batch, changes);
-                    Ok::<_, io::Error>((outcomes, state.gathered()))
+                    Ok::<_, io::Error>((outcomes, state.gathered(), state.wants_planner()))
                 })?;
+                if wants_planner {
+                    self.folded.plan.notify_one();
+                }
                 self.folded.gathered.note(gathered, payload.0.len());
                 if let Some(proposed) = proposed {
                     self.measured(index, proposed);

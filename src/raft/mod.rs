@@ -43,6 +43,7 @@ mod network;
 mod operate;
 mod owners;
 mod peer;
+mod planner;
 mod proposer;
 mod receive;
 mod recover;

@@ -312,7 +312,7 @@ mod tests {
         assert!(!proposer.is_open() && proposer.term() == 0);
         let event = || -> Vec<Event> {
             let (app, by) = ("shop".into(), "test".into());
-            vec![crate::model::Resume { app, by }.into()]
+            vec![crate::model::ResumeApp { app, by }.into()]
         };
         let refused = proposer.propose(Class::Cancel, event()).now_or_never();
         assert!(

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use super::{Entry, State};
 use crate::model::limits::PAUSED_APPS_MAX;
-use crate::model::{Change, Outcome, Pause, Paused, Refusal, Resume};
+use crate::model::{Change, Outcome, PauseApp, Paused, Refusal, ResumeApp};
 
 impl State {
     /// A pause of what is paused already keeps its beginning, under the new reason.
-    pub(super) fn pause(&mut self, entry: Entry, e: Pause) -> Outcome {
+    pub(super) fn pause(&mut self, entry: Entry, e: PauseApp) -> Outcome {
         let held = self.core.paused.get(&e.app);
         if held.is_none() && self.core.paused.len() >= PAUSED_APPS_MAX {
             return Outcome::Refused(Refusal::TooManyPaused);
@@ -31,7 +31,7 @@ impl State {
     }
 
     /// Of what is not paused it changes nothing.
-    pub(super) fn resume(&mut self, e: &Resume) -> Outcome {
+    pub(super) fn resume(&mut self, e: &ResumeApp) -> Outcome {
         if self.core.paused.remove(&e.app).is_some() {
             self.tell_paused();
         }

@@ -12,6 +12,7 @@
 //!              attempts.rs trigger, started, accepted, done, failed, deadlines
 //!              apps.rs    pause, resume
 //!              owners.rs  assign, again   retention.rs  retire, past.rs  what stays   progress.rs  how far
+//!              schedules.rs  definitions, occurrences, the ledger
 //! ```
 //!
 //! Everything goes through `table::Table`, the one place where a record changes: it keeps the
@@ -32,6 +33,7 @@ mod queue;
 mod read;
 mod record;
 mod retention;
+mod schedules;
 mod shared;
 mod snapshot;
 mod store;
@@ -68,6 +70,7 @@ pub use past::{History, Past, PastSize, past_surplus, walk_histories};
 pub use progress::Committed;
 pub use read::{Dispatch, Filter, Listing, Page};
 pub use record::Record;
+pub use schedules::Agenda;
 pub use shared::Shared;
 pub use snapshot::{SnapshotError, read_attachment, write_snapshot};
 pub use store::verify_store;
@@ -120,6 +123,8 @@ pub(crate) struct Core {
     history_floor: Time,
     /// Applications whose tasks are not called at present.
     paused: BTreeMap<Arc<str>, Paused>,
+    /// The time-zone data by which schedules were planned last.
+    tz: Arc<str>,
 }
 
 impl Default for Core {
@@ -135,6 +140,7 @@ impl Default for Core {
             floors: [Time(0); 2],
             history_floor: Time(0),
             paused: BTreeMap::new(),
+            tz: "".into(),
         }
     }
 }
@@ -213,6 +219,13 @@ impl State {
                     let mut lost = e.attempts.iter();
                     lost.try_for_each(|(seq, _)| self.table.warm_seq(*seq))?;
                 }
+                Event::Fire(e) => {
+                    let mut stretches = e.stretches.iter();
+                    stretches.try_for_each(|stretch| self.warm_stretch(stretch))?;
+                }
+                Event::RunSchedule(e) => self.warm_run(e)?,
+                // Schedules are in memory.
+                Event::PutSchedule(_) | Event::PauseSchedule(_) | Event::DeleteSchedule(_) => {}
             }
         }
         Ok(())
@@ -271,6 +284,11 @@ impl State {
             Event::Assign(e) => self.assign(entry, &e),
             Event::Again(e) => self.again(entry, &e),
             Event::Retire(e) => self.retire(&e),
+            Event::PutSchedule(e) => self.put_schedule(entry, e),
+            Event::PauseSchedule(e) => self.pause_schedule(entry, e),
+            Event::DeleteSchedule(e) => self.delete_schedule(entry, &e),
+            Event::RunSchedule(e) => self.run_schedule(entry, &e),
+            Event::Fire(e) => self.fire(entry, e),
         }
     }
 

@@ -15,6 +15,7 @@ mod read;
 mod retention;
 mod retry;
 mod run;
+pub(crate) mod schedules;
 mod submit;
 mod trigger;
 
@@ -345,8 +346,8 @@ pub(super) fn assert_stage_refused(outcome: Outcome, stage: Stage) {
 }
 
 /// Pauses an application.
-pub(super) fn pause(app: &str) -> Pause {
-    Pause {
+pub(super) fn pause(app: &str) -> PauseApp {
+    PauseApp {
         app: app.into(),
         reason: Some("maintenance".into()),
         by: by(),
@@ -354,8 +355,8 @@ pub(super) fn pause(app: &str) -> Pause {
 }
 
 /// Resumes it.
-pub(super) fn resume(app: &str) -> Resume {
-    Resume {
+pub(super) fn resume(app: &str) -> ResumeApp {
+    ResumeApp {
         app: app.into(),
         by: by(),
     }

@@ -403,7 +403,9 @@ impl Coverage {
 
     pub(super) fn assert_complete(&self) {
         assert_eq!(self.stages.len(), Stage::ALL.len(), "{:?}", self.stages);
-        assert_eq!(self.kinds.len(), Event::KINDS.len(), "{:?}", self.kinds);
+        // Schedules have scripts of their own.
+        let of_tasks = Event::KINDS.iter().filter(|(kind, _)| *kind < 40);
+        assert_eq!(self.kinds.len(), of_tasks.count(), "{:?}", self.kinds);
         assert_eq!(self.rows.len(), 13, "{:?}", self.rows);
         assert_eq!(self.answers.len(), 18, "{:?}", self.answers);
         assert!(self.retired > 100, "{} histories", self.retired);

@@ -348,5 +348,7 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Refused(Refusal::TooManyPaused) => "too many paused",
         Outcome::App(Some(_)) => "paused",
         Outcome::App(None) => "resumed",
+        // They have scripts of their own.
+        Outcome::Schedule { .. } | Outcome::Refused(_) => "of a schedule",
     }
 }

@@ -25,7 +25,7 @@ fn a_pause_says_since_when_by_whom_and_why() {
     assert_eq!((paused.at, paused.index), (Time(5_000), desk.index));
     assert_eq!(paused.reason.as_deref(), Some("maintenance"));
     assert_eq!(told(&desk), Some(["shop".into()].into()));
-    let again = Pause {
+    let again = PauseApp {
         reason: None,
         ..pause("shop")
     };
