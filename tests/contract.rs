@@ -27,6 +27,7 @@ mod contract {
     mod log;
     mod old;
     mod past;
+    mod pressure;
     mod schedule;
     mod served;
     mod shards;

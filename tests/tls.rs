@@ -8,7 +8,7 @@ use support::agree::assert_same_state;
 use support::cluster::Cluster;
 use support::node::{Node, binary};
 use support::receiver::Receiver;
-use support::work::{spread, submit_surely, task, wait_all_done};
+use support::work::{metric, spread, submit_surely, task, wait_all_done};
 use support::{now_ms, seconds, serial, wait_for};
 
 /// Runs `cluster certs`; returns where the files are.
@@ -71,6 +71,12 @@ fn certificates_are_renewed_while_tasks_fire() {
                 .then_some(())
         });
     }
+    let ends = metric(
+        &mut cluster.client(1),
+        "horolog_peer_certificate_end_seconds",
+    );
+    let days = ends.saturating_sub(now_ms() / 1_000) / 86_400;
+    assert!((298..=300).contains(&days), "{days}");
     // Only new connections show them: one node comes back.
     let away = cluster.wait_ready() % 3 + 1;
     cluster.node(away).kill();

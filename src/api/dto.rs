@@ -122,7 +122,7 @@ pub fn when(due_at: Option<Time>, delay: Option<Span>) -> Result<Option<When>, P
 }
 
 impl HttpDto {
-    fn into_http(self) -> Result<Http, SpecError> {
+    pub(super) fn into_http(self) -> Result<Http, SpecError> {
         Ok(Http {
             body: body(self.body.as_deref(), self.body_base64.as_deref())?,
             method: self.method,

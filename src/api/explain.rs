@@ -5,7 +5,7 @@
 //! and "whose fault" the answer that is wanted.
 
 use super::explain_words::{Lateness, by, end_of, gap};
-use crate::model::{Row, RowKind, Spec, Stage, Task, Time};
+use crate::model::{Placement, Row, RowKind, Spec, Stage, Task, Time};
 use crate::raft::{PERFORMER, WATCHDOG};
 
 /// The story of a task, a sentence per step, and how it stands at `now`.
@@ -174,6 +174,7 @@ impl Story<'_> {
                 between: self.between,
                 started: end.started,
                 queued: end.queued,
+                waited_for: end.waited_for,
             };
             self.say(lateness.sentence(row.fence.attempt));
             self.say(end_of(row, end));
@@ -255,8 +256,9 @@ impl Story<'_> {
                 )
             }
             Stage::Triggered => format!(
-                "Attempt {} could begin on node {owner} since {at}, {ahead}; it waits for its turn at the target, or is under way for less than a second.",
-                fence.attempt
+                "Attempt {} could begin on node {owner} since {at}, {ahead}; it waits for {}, or is under way for less than a second.",
+                fence.attempt,
+                waits_for(self.task)
             ),
             Stage::Running => format!(
                 "Attempt {} is under way on node {owner}; it is given up at {at}.",
@@ -268,6 +270,18 @@ impl Story<'_> {
             Stage::Done | Stage::Dead | Stage::Cancelled => return,
         };
         self.say(sentence);
+    }
+}
+
+/// What an attempt that is due may wait for, as far as its task says.
+fn waits_for(task: &Task) -> String {
+    let spec = Spec::decode(&task.spec).ok();
+    match spec.and_then(|spec| spec.placement) {
+        Some(Placement::Label { name, value }) => {
+            format!("a live node with the label `{name}={value}` and room for it")
+        }
+        Some(Placement::Leader) => "the leader to have room for it".to_owned(),
+        _ => "its turn at the target".to_owned(),
     }
 }
 
@@ -310,6 +324,7 @@ mod tests {
             started: Time(started),
             ended: row.at,
             queued: Span(queued),
+            waited_for: Default::default(),
             status,
             error: (status >= 400).then(|| "refused".into()),
             answer: None,
@@ -319,6 +334,31 @@ mod tests {
 
     fn story(task: &Task, rows: &[Row]) -> String {
         explain(task, rows, Time(12_000)).join("\n")
+    }
+
+    #[test]
+    fn what_kept_an_attempt_is_named() {
+        use crate::model::Wait;
+        for (waited_for, words) in [
+            (Wait::Turn, "2s in the queue of its target."),
+            (
+                Wait::Breaker,
+                "2s in the queue of its target, whose circuit breaker was open.",
+            ),
+            (Wait::Paused, "2s because its application was paused."),
+        ] {
+            let mut done = ended(row(3, 12_100, RowKind::Done, 1, 0), 12_000, 2_000, 200);
+            if let Some(end) = &mut done.end {
+                end.waited_for = waited_for;
+            }
+            let rows = [
+                row(1, 5_000, RowKind::Submitted, 0, 10_000),
+                row(2, 9_990, RowKind::Triggered, 1, 10_000),
+                done,
+            ];
+            let story = story(&task(Stage::Done, 0), &rows);
+            assert!(story.contains(words), "{story}");
+        }
     }
 
     #[test]
@@ -378,6 +418,30 @@ mod tests {
         ] {
             assert!(story.contains(part), "{part} in\n{story}");
         }
+    }
+
+    #[test]
+    fn what_waits_says_for_what() {
+        let rows = [
+            row(1, 9_000, RowKind::Submitted, 0, 10_000),
+            row(2, 9_990, RowKind::Triggered, 1, 10_000),
+        ];
+        let told = |placement: &str| {
+            let text = format!(
+                r#"{{"app":"a","due_at":10000,"target":{{"http":{{"url":"http://a"}}}}{placement}}}"#
+            );
+            let task = Task {
+                stage: Stage::Triggered,
+                at: Time(10_000),
+                ..crate::api::view::tests::task(&text)
+            };
+            story(&task, &rows)
+        };
+        let label = told(r#","placement":{"label":"gpu=yes"}"#);
+        assert!(label.contains("it waits for a live node with the label `gpu=yes`"));
+        let leader = told(r#","placement":"leader""#);
+        assert!(leader.contains("it waits for the leader"));
+        assert!(told("").contains("it waits for its turn at the target"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The words of an explanation: lateness by cause, how an attempt ended, who asked.
 
-use crate::model::{AttemptEnd, Row, Span, Time};
+use crate::model::{AttemptEnd, Row, Span, Time, Wait};
 
 /// Lateness below this is what a healthy cluster shows, and needs no causes.
 const ON_TIME: Span = Span::millis(20);
@@ -17,6 +17,8 @@ pub struct Lateness {
     pub between: &'static str,
     pub started: Time,
     pub queued: Span,
+    /// What it was queued for.
+    pub waited_for: Wait,
 }
 
 impl Lateness {
@@ -53,9 +55,18 @@ impl Lateness {
             (submitted.since(self.due), "because it was submitted late"),
             (handed.since(submitted), "until its trigger was committed"),
             (triggered.since(handed), self.between),
-            (queued, "in the queue of its target"),
+            (queued, kept(self.waited_for)),
             (Span(rest.0 - queued.0), "on the node that carried it out"),
         ]
+    }
+}
+
+/// What kept an attempt from its turn.
+fn kept(by: Wait) -> &'static str {
+    match by {
+        Wait::Turn => "in the queue of its target",
+        Wait::Breaker => "in the queue of its target, whose circuit breaker was open",
+        Wait::Paused => "because its application was paused",
     }
 }
 

@@ -20,11 +20,22 @@ pub async fn livez() -> Response {
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses((status = 200), (status = 503, description = "Not yet, and why", body = ProblemView)))]
 pub async fn readyz(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
-    api.cluster()?.ready().map_err(|reason| Problem {
+    let cluster = api.cluster()?;
+    cluster.ready().map_err(|reason| Problem {
         retry_after: Some(1),
         ..Problem::new(Kind::NotReady, reason)
     })?;
-    Ok(json(&serde_json::json!({ "ready": true })))
+    let (free, low) = cluster.disk();
+    Ok(json(&match low {
+        false => serde_json::json!({ "ready": true }),
+        // It still serves all but submits, and so may every other node.
+        true => serde_json::json!({
+            "ready": true,
+            "warning": format!(
+                "the disk is nearly full ({free} bytes free): no tasks are taken until there is room"
+            ),
+        }),
+    }))
 }
 
 /// OpenMetrics.

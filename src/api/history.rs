@@ -7,12 +7,14 @@ use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
+use super::apps::explain_pause;
 use super::params::{Params, TaskKey};
 use super::problem::{Problem, ProblemView};
 use super::tasks::{label, unknown};
 use super::write::json;
 use super::{Api, explain::explain};
-use crate::model::{Key, NodeId, Row, RowKind, Time};
+use crate::executor::{BreakerState, target_of};
+use crate::model::{Key, NodeId, Row, RowKind, Spec, Stage, Target, Time};
 use crate::state::History;
 
 /// One event of a task.
@@ -191,14 +193,51 @@ pub async fn explanation(
         retirement: Retirement::of(history),
         past: Vec::new(),
     };
-    let answer = Explanation {
+    let mut answer = Explanation {
         past: past.iter().map(told).collect(),
         ..told(&now)
     };
+    answer.sentences.extend(api.held_up(&now)?);
     Ok(label(json(&answer), local))
 }
 
 impl Api {
+    /// What a due task waits for at this moment, as far as this node knows.
+    fn held_up(&self, history: &History) -> Result<Option<String>, Problem> {
+        let task = &history.task;
+        let waits = matches!(
+            task.stage,
+            Stage::Scheduled | Stage::Retrying | Stage::Triggered
+        );
+        if history.retired || !waits {
+            return Ok(None);
+        }
+        let cluster = self.cluster()?;
+        let app = &task.key.app;
+        let paused = cluster
+            .state()
+            .read(|state| Some(explain_pause(app, state.paused(app)?)));
+        if paused.is_some() || task.owner != cluster.node() {
+            return Ok(paused);
+        }
+        let target = Spec::decode(&task.spec).ok().and_then(|spec| {
+            let Target::Http(http) = &spec.target;
+            target_of(http)
+        });
+        let seen = (self.targets)().into_iter();
+        let broken = seen
+            .filter(|seen| seen.breaker != BreakerState::Closed)
+            .find(|seen| Some(&seen.target) == target.as_ref());
+        Ok(broken.map(|seen| {
+            format!(
+                "The circuit breaker of {} is {} on this node: its last calls failed. What is due \
+                 there waits, until it is well again.",
+                seen.target,
+                seen.breaker.name().replace('_', "-")
+            )
+        }))
+    }
+
     /// The task of an id, or the last one that was, and those before it.
     async fn histories(
         &self,
@@ -247,7 +286,7 @@ fn event(row: &Row) -> EventView {
 }
 
 /// Attempts in order of their fences: begun by a trigger or a move, filled in by what ended them.
-fn attempts_of(rows: &[Row]) -> Vec<AttemptView> {
+pub(super) fn attempts_of(rows: &[Row]) -> Vec<AttemptView> {
     let mut attempts: Vec<AttemptView> = Vec::new();
     for row in rows.iter().filter(|row| row.fence.attempt != 0) {
         let fence = row.fence.number();
@@ -336,6 +375,7 @@ mod tests {
                 started: Time(5),
                 ended: Time(6),
                 queued: Span(0),
+                waited_for: Default::default(),
                 status,
                 error: None,
                 answer: Some("hello".into()),

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::Stage;
+use crate::model::{Stage, Time};
 
 /// A histogram's counts.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,6 +35,15 @@ pub struct DutyNumbers {
     pub age_seconds: Option<f64>,
     /// What the last run took.
     pub took_seconds: f64,
+}
+
+/// The targets of this node whose breaker is in one state.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BreakerNumbers {
+    pub state: &'static str,
+    pub targets: u64,
+    /// Due attempts that wait for them.
+    pub queued: u64,
 }
 
 /// What the metrics show at one moment.
@@ -66,6 +75,13 @@ pub struct Numbers {
     pub history_tasks: u64,
     pub history_bytes: u64,
     pub duties: Vec<DutyNumbers>,
+    pub targets: Vec<BreakerNumbers>,
+    pub paused_apps: u64,
+    pub disk_free_bytes: u64,
+    /// Submits are refused because of it.
+    pub disk_low: bool,
+    /// When the certificate for peers ends; `None` without TLS.
+    pub certificate_ends: Option<Time>,
     /// Access-log lines that a slow disk cost.
     pub access_lines_dropped: u64,
 }
@@ -116,7 +132,7 @@ impl Collector for Metrics {
         let help = "Attempts that ended on this node";
         let mut family =
             encoder.encode_descriptor("horolog_attempts", help, None, MetricType::Counter)?;
-        for (result, count) in numbers.attempts {
+        for (result, count) in numbers.attempts.iter().copied() {
             let labels = [("result", result)];
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
         }
@@ -173,6 +189,7 @@ impl Collector for Metrics {
         let bytes = numbers.history_bytes;
         gauge(&mut encoder, "horolog_history_bytes", help, bytes)?;
         duties(&mut encoder, &numbers.duties)?;
+        pressure(&mut encoder, &numbers)?;
         let help = "Access log lines dropped because the disk was slow";
         let name = "horolog_access_lines_dropped";
         counter(&mut encoder, name, help, numbers.access_lines_dropped)
@@ -206,6 +223,42 @@ fn duties(encoder: &mut DescriptorEncoder<'_>, duties: &[DutyNumbers]) -> fmt::R
         took.encode(family.encode_family(&[("duty", duty.name)])?)?;
     }
     Ok(())
+}
+
+/// What holds calls and submits back.
+fn pressure(encoder: &mut DescriptorEncoder<'_>, numbers: &Numbers) -> fmt::Result {
+    let name = "horolog_targets";
+    let help = "Targets that this node calls or has called lately, by the state of their breaker";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for one in &numbers.targets {
+        let count = ConstGauge::new(signed(one.targets));
+        count.encode(family.encode_family(&[("breaker", one.state)])?)?;
+    }
+    let name = "horolog_targets_queued";
+    let help = "Due attempts that wait at targets, by the state of their breaker";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for one in &numbers.targets {
+        let count = ConstGauge::new(signed(one.queued));
+        count.encode(family.encode_family(&[("breaker", one.state)])?)?;
+    }
+    let help = "Applications that are paused";
+    gauge(encoder, "horolog_paused_apps", help, numbers.paused_apps)?;
+    let help = "Bytes free on the disk of the data";
+    let free = numbers.disk_free_bytes;
+    gauge(encoder, "horolog_disk_free_bytes", help, free)?;
+    let help = "1 while that is below disk.refuse_below";
+    gauge(
+        encoder,
+        "horolog_disk_low",
+        help,
+        u64::from(numbers.disk_low),
+    )?;
+    let Some(ends) = numbers.certificate_ends else {
+        return Ok(());
+    };
+    let name = "horolog_peer_certificate_end_seconds";
+    let help = "When this node's certificate for its peers ends, in Unix time";
+    gauge(encoder, name, help, ends.0 / 1_000)
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {

@@ -13,6 +13,8 @@
 
 mod access;
 mod actions;
+mod apps;
+mod audit;
 mod auth;
 mod batch;
 mod batch_lines;
@@ -22,6 +24,7 @@ mod cluster;
 mod dto;
 mod explain;
 mod explain_words;
+mod fires;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
 mod health;
@@ -39,10 +42,13 @@ mod params;
 mod patch;
 mod problem;
 mod routes;
+mod schedule_dto;
+mod schedules;
 mod schema;
 pub mod serve;
 mod settings;
 mod shards;
+mod targets;
 mod tasks;
 mod view;
 mod write;
@@ -67,6 +73,7 @@ pub use settings::ApiSettings;
 #[cfg(any(test, fuzzing))]
 pub(crate) use fuzz::read_anything;
 
+use crate::executor::TargetView;
 use crate::model::{Clock, Http};
 use crate::raft::Cluster;
 
@@ -74,6 +81,9 @@ use crate::raft::Cluster;
 pub type CheckTarget = Arc<dyn Fn(&Http) -> Result<(), String> + Send + Sync>;
 /// Makes a fresh task id.
 pub type NewId = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// The targets as the executor sees them.
+pub type SeeTargets = Arc<dyn Fn() -> Vec<TargetView> + Send + Sync>;
 
 /// What the handlers share.
 pub struct Api {
@@ -84,6 +94,7 @@ pub struct Api {
     pub metrics: Arc<Registry>,
     pub check_target: CheckTarget,
     pub new_id: NewId,
+    pub targets: SeeTargets,
     /// None: no access log is kept.
     pub access: Option<AccessLog>,
 }

@@ -43,20 +43,27 @@ kinds! {
     NoRoute 404 "no-such-path" "There is no such path",
     UnknownTask 404 "unknown-task" "There is no such task",
     UnknownSet 404 "unknown-shard-set" "There is no such shard set",
+    UnknownSchedule 404 "unknown-schedule" "There is no such schedule",
     Method 405 "method-not-allowed" "This path has no such method",
     Slow 408 "request-timeout" "The request came too slowly",
     Content 409 "content-differs" "The task exists with other content",
     Stage 409 "wrong-stage" "The task's stage does not allow this",
     Fence 409 "stale-fence" "Another attempt holds the task",
+    ScheduleContent 409 "schedule-differs" "The schedule exists with another definition",
+    ScheduleRuns 409 "schedule-runs" "A run of the schedule is not over",
+    SchedulesFull 409 "schedules-full" "There may not be more schedules",
     Membership 409 "membership" "The cluster was not changed",
     Set 409 "shard-set" "The shard set does not allow this",
     Changed 412 "changed" "The task has changed since",
+    ScheduleChanged 412 "schedule-changed" "The schedule has changed since",
     TooLarge 413 "too-large" "The request is too large",
     MediaType 415 "media-type" "This content type is not read here",
     Invalid 422 "invalid" "A value is not acceptable",
     Overloaded 429 "overloaded" "Too much is waiting already",
+    TooFast 429 "too-fast" "The application submits too fast",
     /// The operator must act; the log says what broke.
     Fault 500 "fault" "This node cannot read its own record",
+    NoRoom 503 "no-room" "The disks are nearly full",
     NoLeader 503 "no-leader" "No leader is known at the moment",
     Starting 503 "starting" "This node is starting",
     NotReady 503 "not-ready" "This node is not ready",
@@ -126,9 +133,15 @@ impl Problem {
             Refusal::Stage { .. } | Refusal::AlreadyDone => Kind::Stage,
             Refusal::Changed => Kind::Changed,
             Refusal::StaleFence { .. } => Kind::Fence,
-            Refusal::Withdraw { .. } | Refusal::Moved => Kind::Contended,
             Refusal::NoSet => Kind::UnknownSet,
             Refusal::NotFilled | Refusal::TooManySets | Refusal::DefaultSet { .. } => Kind::Set,
+            Refusal::TooManyPaused => Kind::Invalid,
+            Refusal::Withdraw { .. } | Refusal::Moved | Refusal::ScheduleBusy => Kind::Contended,
+            Refusal::NoSchedule => Kind::UnknownSchedule,
+            Refusal::ScheduleExists => Kind::ScheduleContent,
+            Refusal::ScheduleChanged { .. } => Kind::ScheduleChanged,
+            Refusal::ScheduleRuns => Kind::ScheduleRuns,
+            Refusal::SchedulesFull { .. } => Kind::SchedulesFull,
         };
         Problem {
             index: Some(index),
@@ -170,6 +183,12 @@ impl From<Busy> for Problem {
             Busy::NoLeader => (Kind::NoLeader, Some(1)),
             Busy::Overloaded { retry_after } => {
                 (Kind::Overloaded, Some(retry_after.0.div_ceil(1_000).max(1)))
+            }
+            Busy::TooFast { retry_after } => {
+                (Kind::TooFast, Some(retry_after.0.div_ceil(1_000).max(1)))
+            }
+            Busy::NoRoom { retry_after } => {
+                (Kind::NoRoom, Some(retry_after.0.div_ceil(1_000).max(1)))
             }
             Busy::Unknown => (Kind::Outcome, None),
             Busy::Fault => (Kind::Fault, None),

@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 
 use super::problem::{Kind, Problem};
 use super::{
-    Api, access, actions, auth, batch, bulk, cluster, health, history, lifecycle, list, members,
-    old, old_shards, openapi, shards, tasks,
+    Api, access, actions, apps, auth, batch, bulk, cluster, fires, health, history, lifecycle,
+    list, members, old, old_shards, openapi, schedules, shards, targets, tasks,
 };
 
 /// The whole API as one service.
@@ -52,6 +52,27 @@ pub(super) fn documented() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(shards::set, shards::make, shards::remove))
         .routes(routes!(shards::fill))
         .routes(routes!(shards::pop))
+        .routes(routes!(apps::list))
+        .routes(routes!(apps::pause))
+        .routes(routes!(apps::resume))
+        .routes(routes!(targets::list))
+        .routes(routes!(schedules::create, schedules::list))
+        .routes(routes!(
+            schedules::read,
+            schedules::change,
+            schedules::delete
+        ))
+        .routes(routes!(schedules::pause))
+        .routes(routes!(schedules::resume))
+        .routes(routes!(schedules::run))
+        .routes(routes!(schedules::backfill))
+        .routes(routes!(schedules::revert))
+        .routes(routes!(schedules::history))
+        .routes(routes!(fires::fires))
+        .routes(routes!(fires::runs))
+        .routes(routes!(fires::audit_ledger))
+        .routes(routes!(fires::next))
+        .routes(routes!(fires::crowds))
         .routes(routes!(old::submit))
         .routes(routes!(old::inner_submit))
         .routes(routes!(old::uuid))

@@ -94,7 +94,7 @@ pub fn spec(task: &Task) -> Result<Spec, Problem> {
     })
 }
 
-fn target(http: Http) -> Result<HttpDto, Problem> {
+pub(super) fn target(http: Http) -> Result<HttpDto, Problem> {
     let method = Some(http.method().to_owned());
     let timeout = http
         .timeout
@@ -134,7 +134,7 @@ fn masked(mut headers: BTreeMap<String, String>) -> BTreeMap<String, String> {
     headers
 }
 
-fn retry(retry: &Retry) -> RetryDto {
+pub(super) fn retry(retry: &Retry) -> RetryDto {
     let backoff = match retry.backoff.as_ref().unwrap_or(&Backoff::DEFAULT) {
         Backoff::Fixed(span) => BackoffDto::Fixed(*span),
         Backoff::List(spans) => BackoffDto::List(spans.clone()),

@@ -121,13 +121,16 @@ pub fn written(answer: Result<Decided, Busy>) -> Result<Written, Problem> {
         Outcome::Task { new, task } => made(Some(task), new),
         Outcome::Refused(refusal) => Err(Problem::refused(&refusal, index)),
         Outcome::Marked => made(None, true),
-        Outcome::Folded | Outcome::Counted { .. } | Outcome::Stale { .. } | Outcome::Set { .. } => {
-            Err(Problem::new(
-                Kind::Fault,
-                "the log answered with something that no caller asks for",
-            ))
-        }
+        _ => Err(unasked()),
     }
+}
+
+/// The log's answer does not fit the question: a defect.
+pub fn unasked() -> Problem {
+    Problem::new(
+        Kind::Fault,
+        "the log answered with something that no caller asks for",
+    )
 }
 
 /// `If-Match`: the version a change is based on. `*` is any. A tag that was never given out

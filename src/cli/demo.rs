@@ -29,6 +29,8 @@ const FIRST: Span = Span::seconds(2);
 const TRICKLE: Duration = Duration::from_millis(500);
 /// A trickled task is due so long after it is submitted.
 const TRICKLE_DELAY: Span = Span::seconds(2);
+/// One schedule fires so often, from then on.
+const SCHEDULE: Span = Span::seconds(5);
 /// The application the tasks belong to.
 const APP: &str = "demo";
 
@@ -74,6 +76,9 @@ async fn trickle(
     fired: &mut mpsc::UnboundedReceiver<Fired>,
     mut seen: BTreeSet<String>,
 ) -> Result<()> {
+    if let Err(e) = schedule(places, url).await {
+        say(&format!("{e:#}"));
+    }
     let submitting = async {
         let mut ticks = tokio::time::interval(TRICKLE);
         for n in TASKS.. {
@@ -93,6 +98,28 @@ async fn trickle(
         () = submitting => {}
         () = showing => {}
     }
+    Ok(())
+}
+
+/// Creates the schedule that the demo has.
+async fn schedule(places: &[Place], url: &str) -> Result<()> {
+    let id = format!("{APP}.tick");
+    let definition = json!({
+        "id": id,
+        "every": SCHEDULE,
+        "overlap": "skip",
+        "target": { "http": { "url": url } },
+    });
+    let body = serde_json::to_vec(&definition)?;
+    let first = places.first().context("there is no node")?;
+    let server = first.server()?;
+    let path = "/v1/schedules";
+    server
+        .call(Method::POST, path, Some(body), Span::ZERO)
+        .await?;
+    line(&format!(
+        "schedule {id} fires every {SCHEDULE}: horolog schedule fires {id}"
+    ));
     Ok(())
 }
 

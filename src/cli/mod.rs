@@ -3,6 +3,8 @@
 //! Data goes to standard output, talk to standard error; `--json` prints what the server answered.
 //! Exit status: 0, 1 for failed, 2 for wrong usage.
 
+mod app;
+mod audit;
 pub mod bench;
 mod certs;
 mod client;
@@ -48,12 +50,16 @@ enum Command {
     Bench(BenchArgs),
     /// Submits, reads and changes tasks.
     Task(task::TaskArgs),
-    /// Says what expressions of schedules mean. Needs no server.
-    Schedule(schedule::ScheduleArgs),
     /// Cuts tasks into shards for consumers that share them out.
     Shards(shards::ShardsArgs),
+    /// Creates, reads and changes schedules; says what their expressions mean.
+    Schedule(Box<schedule::ScheduleArgs>),
+    /// Proves that schedules have fired as they should: exit status 1 if not.
+    Audit(audit::AuditArgs),
     /// Shows the cluster, and changes its members.
     Cluster(cluster::ClusterArgs),
+    /// Pauses and resumes the calls of applications.
+    App(app::AppArgs),
     /// Submits tasks from a file of JSON lines, resumable.
     Import(import::ImportArgs),
     /// Reads the files of a stopped node.
@@ -80,9 +86,11 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Task(args) => block_on(task::run(args)),
-        Command::Schedule(args) => schedule::run(&args),
         Command::Shards(args) => block_on(shards::run(args)),
+        Command::Schedule(args) => block_on(schedule::run(*args)),
+        Command::Audit(args) => block_on(audit::run(args)),
         Command::Cluster(args) => block_on(cluster::run(args)),
+        Command::App(args) => block_on(app::run(args)),
         Command::Import(args) => block_on(import::run(args)),
         Command::Log(args) => log::run(&args),
         Command::Recover(args) => recover::run(&args),
@@ -152,6 +160,14 @@ mod tests {
             "horolog shards make eu 12",
             "horolog shards pop eu --shard 3 --limit 5 --json",
             "horolog task submit --app a --url http://a/ --placement label:gpu=yes",
+            "horolog schedule create shop.report --cron @daily --url http://a/ --overlap skip",
+            "horolog schedule create shop.report --file - --json",
+            "horolog schedule update shop.report --every 5s --if-version 3 --dry-run",
+            "horolog schedule pause shop.report --reason holidays",
+            "horolog schedule backfill a.b --from 2027-01-01T00:00:00Z --to 2027-01-02T00:00:00Z",
+            "horolog schedule fires a.b --outcome missed --server http://127.0.0.1:7401",
+            "horolog schedule revert a.b 3",
+            "horolog audit --from 2027-01-01T00:00:00Z --schedule a.b --json",
             "horolog cluster status --json",
             "horolog cluster add 4 a:1",
             "horolog cluster remove 4",

@@ -14,10 +14,10 @@ use std::time::Duration;
 use super::attempts::{Id, Place};
 use super::broadcast::{self, Part};
 use super::core::{Begin, Core};
+use super::flows::{FlowKey, Reference};
 use super::metrics::Result as Label;
 use super::placement::{Choice, View};
-use super::run::{Inner, LOOK_UP_MAX, Permit, Prepared, target_key};
-use super::targets::{Reference, TargetKey};
+use super::run::{Inner, LOOK_UP_MAX, Permit, Prepared};
 use crate::model::{Again, Event, NodeId, Placement, Spec, Time};
 use crate::raft::{Errand, PERFORMER, Picture, Returned, Seen, draw};
 
@@ -47,6 +47,9 @@ const GIVE_AFTER: Duration = Duration::from_secs(1);
 const ROOM_WITHIN: Duration = Duration::from_secs(15);
 /// It is looked no more often than that what to give away: a look goes over all targets.
 const GIVE_EVERY: Duration = Duration::from_millis(20);
+
+/// Why an attempt was given up that no node may carry out.
+const NOBODY: &str = "no node was there for its placement until its max_age had passed";
 
 /// What is with others.
 #[derive(Default)]
@@ -115,7 +118,7 @@ impl Core {
     /// The test-and-set of an attempt that goes elsewhere. Without a lease it waits at its target.
     fn begin_away(
         &mut self,
-        key: &TargetKey,
+        key: &FlowKey,
         reference: Reference,
         node: NodeId,
         (wall, steady): (Time, Duration),
@@ -129,7 +132,7 @@ impl Core {
             self.hold_until(id, reference.at);
             return Begin::Waits;
         }
-        if !self.may_start(steady) {
+        if !self.may_start(steady) || self.targets.is_paused(&key.app) {
             self.wait_at(key, reference);
             return Begin::Waits;
         }
@@ -138,7 +141,16 @@ impl Core {
         Begin::Go
     }
 
-    fn wait_at(&mut self, key: &TargetKey, reference: Reference) {
+    /// What has waited longest and may move; its queue has room again.
+    fn give(&mut self) -> Option<(FlowKey, Reference)> {
+        let (key, reference) = self.targets.give()?;
+        if let Some(place) = self.targets.unspill(&key) {
+            self.miss(place);
+        }
+        Some((key, reference))
+    }
+
+    fn wait_at(&mut self, key: &FlowKey, reference: Reference) {
         self.attempts.put(reference.id, Place::Queued);
         if !self.targets.push(key, reference) {
             self.attempts.remove(reference.id);
@@ -147,7 +159,7 @@ impl Core {
 
     /// It surely has not begun after all, and waits again. False: this node has promised to end it,
     /// so that it must be handed out again by the log.
-    fn unbegin(&mut self, key: &TargetKey, reference: Reference, until: Option<Time>) -> bool {
+    fn unbegin(&mut self, key: &FlowKey, reference: Reference, until: Option<Time>) -> bool {
         let id = reference.id;
         let Some(entry) = self.attempts.get(id) else {
             return true;
@@ -239,7 +251,7 @@ impl Inner {
             return Some(prepared);
         };
         // What cannot begin waits at its target, and is placed when it can.
-        if !core.may_start(steady) {
+        if !core.may_start(steady) || core.targets.is_paused(&prepared.key.app) {
             return Some(prepared);
         }
         let asked = (self.placement(&prepared), prepared.dispatch.key.hash());
@@ -247,21 +259,29 @@ impl Inner {
         match core.choose(asked, picture, threshold, steady) {
             Choice::Here => return Some(prepared),
             Choice::Nowhere if prepared.reference.moves => return Some(prepared),
-            Choice::Nowhere => self.postpone(core, prepared.reference),
+            Choice::Nowhere if !self.is_over(prepared.reference) => {
+                core.hold_until(
+                    prepared.reference.id,
+                    self.look_again_at(prepared.reference),
+                );
+            }
             choice => away.push(self.depart(core, prepared, choice)),
         }
         None
     }
 
-    /// Looks at it again later.
-    fn postpone(&self, core: &mut Core, reference: Reference) {
-        core.hold_until(reference.id, self.look_again_at(reference));
+    /// There is no sense in carrying it out any more.
+    fn is_over(&self, reference: Reference) -> bool {
+        let now = self.clock.wall();
+        reference.until.is_some_and(|until| until <= now)
     }
 
     fn look_again_at(&self, reference: Reference) -> Time {
         let now = self.clock.wall();
         let late = now.since(reference.at).std() / 2;
-        now.plus(late.clamp(AGAIN_AFTER.0, AGAIN_AFTER.1).into())
+        let again = now.plus(late.clamp(AGAIN_AFTER.0, AGAIN_AFTER.1).into());
+        let until = reference.until.filter(|until| *until > now);
+        until.map_or(again, |until| again.min(until))
     }
 
     fn depart(self: &Arc<Self>, core: &mut Core, prepared: Prepared, choice: Choice) -> Departure {
@@ -315,7 +335,7 @@ impl Inner {
             let (steady, late) = (self.clock.steady(), late(&core));
             let choice = core.choose((&Placement::Owner, 0), &picture, (threshold, late), steady);
             let Choice::There(node) = choice else { break };
-            let Some((key, reference)) = core.targets.give() else {
+            let Some((key, reference)) = core.give() else {
                 break;
             };
             // Counted at once, so that the next one sees it.
@@ -372,11 +392,13 @@ impl Inner {
             _ => self.settings.node,
         };
         let wall = self.clock.wall();
-        let (begin, until) = {
+        let (begin, until, waited_for) = {
+            let (key, reference) = (&prepared.key, prepared.reference);
             let steady = self.clock.steady();
             let mut core = self.lock();
-            let begin = core.begin_away(&prepared.key, prepared.reference, node, (wall, steady));
-            (begin, core.leased_until())
+            let waited_for = core.targets.waited_for(key, reference);
+            let begin = core.begin_away(key, reference, node, (wall, steady));
+            (begin, core.leased_until(), waited_for)
         };
         match begin {
             Begin::Go => seat.begun = true,
@@ -384,8 +406,12 @@ impl Inner {
             Begin::Waits => return self.due.ring(),
         }
         self.begun.notify_one();
-        if let Some(expired) = self.expired(&prepared, wall) {
-            let _ = self.outcomes.send(expired).await;
+        let over = self.expired(&prepared, (wall, waited_for)).or_else(|| {
+            let report = self.report_of(prepared.reference, (wall, waited_for));
+            (choice == Choice::Nowhere).then(|| report.given_up(NOBODY, &self.metrics))
+        });
+        if let Some(over) = over {
+            let _ = self.outcomes.send(over).await;
             return;
         }
         let spec = prepared.spec.as_ref().ok();
@@ -495,26 +521,30 @@ impl Inner {
             id: (errand.seq, errand.fence),
             at: errand.at,
             released: errand.at.max(self.clock.wall()),
+            bytes: 0,
+            until: None,
+            given_up: false,
             moves: false,
         };
         let found = self.prepare(vec![(None, reference)]).pop();
         let Some(Ok(prepared)) = found else {
             return Err("the attempt is not current any more".into());
         };
-        let key = target_key(&prepared.spec);
-        {
+        let (key, reference) = (prepared.key.clone(), prepared.reference);
+        let (grant, waited_for) = {
             let mut core = self.lock();
             if core.stopping {
                 return Err("this node is about to stop".into());
             }
-            if !core.targets.reserve(&key) {
+            let Some(grant) = core.targets.reserve(&key, reference) else {
                 return Err("this node has no room for it".into());
-            }
-        }
-        let permit = Permit::of_another(self.clone(), key, reference.id);
+            };
+            (grant, core.targets.waited_for(&key, reference))
+        };
+        let permit = Permit::of_another(self.clone(), key, grant, reference.id);
         let inner = self.clone();
         let call = async move {
-            let _permit = permit;
+            let mut permit = permit;
             let mut wall_us = inner.clock.wall_us();
             // This node's clock may be a little behind the owner's.
             while wall_us < errand.at.0.saturating_mul(1_000) {
@@ -531,7 +561,8 @@ impl Inner {
             inner
                 .metrics
                 .late(wall_us.saturating_sub(errand.at.0.saturating_mul(1_000)));
-            let called = inner.carry_out(prepared, Time(wall_us / 1_000));
+            let called =
+                inner.carry_out(prepared, (Time(wall_us / 1_000), waited_for), &mut permit);
             tokio::select! {
                 biased;
                 () = inner.abandon.cancelled() => Err("this node has stopped".to_owned()),

@@ -72,6 +72,7 @@ pub(super) fn together(
             .max()
             .unwrap_or_default(),
         error: verdict.map(|_| errors(&parts)),
+        waited_for: shown.map(|part| part.end.waited_for).unwrap_or_default(),
         answer: Some(answers(&parts)),
     };
     match verdict {

@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use super::attempts::{Attempts, Id, Place};
 use super::away::Away;
+use super::flows::{Bounds, FlowKey, Flows, Grant, Reference, Told};
 use super::released::Released;
-use super::targets::{Reference, TargetKey, Targets};
 use crate::bugs::{self, Bug};
 use crate::model::{Change, Epoch, Fence, NodeId, Seq, Time};
 use crate::state::{Open, Release};
+
+/// How often it is looked after what nobody asks for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What [`Core::begin`] decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +40,7 @@ pub(super) struct Core {
     /// From where on what was missing is being read.
     reading: Option<(Time, Seq)>,
     pub attempts: Attempts,
-    pub targets: Targets,
+    pub targets: Flows,
     pub away: Away,
     contact: Option<Duration>,
     released: Released,
@@ -46,6 +49,10 @@ pub(super) struct Core {
     pub stopping: bool,
     /// Asks the holding thread to hand out permits.
     pub kicked: bool,
+    /// When it was last looked after what nobody else asks for.
+    looked: Duration,
+    /// It has to be looked what waits at open breakers in vain.
+    finds_overdue: bool,
 }
 
 impl Core {
@@ -59,19 +66,26 @@ impl Core {
             missing: None,
             reading: None,
             attempts: Attempts::default(),
-            // A quarter each: one slow target cannot fill the memory that all share.
-            targets: Targets::new(settings.per_target, settings.total, held_max / 4),
+            targets: Flows::new(Bounds {
+                per_target: settings.per_target,
+                total: settings.total,
+                bytes: settings.bytes,
+                queued: held_max,
+                breaker: settings.breaker,
+            }),
             away: Away::default(),
             contact: None,
             released: Released::default(),
             since: None,
             stopping: false,
             kicked: false,
+            looked: Duration::ZERO,
+            finds_overdue: false,
         }
     }
 
     /// Takes one change of the fold.
-    pub fn change(&mut self, change: &Change) {
+    pub fn change(&mut self, change: &Change, wall: Time) {
         match *change {
             Change::Triggered {
                 seq,
@@ -89,6 +103,12 @@ impl Core {
                 self.since.get_or_insert(epoch);
             }
             Change::Closed { seq, fence } => self.attempts.close((seq, fence)),
+            Change::Paused { ref apps } => {
+                let (dropped, again) = self.targets.set_paused(apps, wall);
+                dropped.iter().for_each(|one| self.attempts.remove(one.id));
+                again.into_iter().for_each(|place| self.miss(place));
+                self.kicked = true;
+            }
             _ => {}
         }
     }
@@ -143,6 +163,9 @@ impl Core {
                     id,
                     at,
                     released: now,
+                    bytes: 0,
+                    until: None,
+                    given_up: false,
                     moves: false,
                 });
             }
@@ -164,26 +187,33 @@ impl Core {
         true
     }
 
-    /// Gives a due attempt a permit (true), or queues it at its target.
-    pub fn route(&mut self, key: &TargetKey, reference: Reference, steady: Duration) -> bool {
+    /// Gives a due attempt a permit, or queues it.
+    pub fn route(
+        &mut self,
+        key: &FlowKey,
+        reference: Reference,
+        steady: Duration,
+    ) -> Option<Grant> {
         let queued = self.attempts.get(reference.id).map(|entry| entry.place);
         if queued != Some(Place::Queued) {
-            return false;
+            return None;
         }
-        if self.may_start(steady) && self.targets.reserve(key) {
-            return true;
-        }
-        if !self.targets.push(key, reference) {
+        let leased = self.may_start(steady);
+        let grant = leased
+            .then(|| self.targets.reserve(key, reference))
+            .flatten();
+        if grant.is_none() && !self.targets.push(key, reference) {
             self.attempts.remove(reference.id);
         }
-        false
+        self.kicked |= leased && self.targets.is_ready();
+        grant
     }
 
     /// The next attempts in turn, each with a permit, at most `max`.
-    pub fn take(&mut self, max: usize, steady: Duration) -> Vec<(TargetKey, Reference)> {
+    pub fn take(&mut self, max: usize, steady: Duration) -> Vec<(FlowKey, Reference, Grant)> {
         let mut taken = Vec::new();
         while taken.len() < max && self.may_start(steady) {
-            let Some((key, reference)) = self.targets.take() else {
+            let Some((key, reference, grant)) = self.targets.take(steady) else {
                 break;
             };
             if let Some(place) = self.targets.unspill(&key) {
@@ -191,18 +221,50 @@ impl Core {
             }
             let queued = self.attempts.get(reference.id).map(|entry| entry.place);
             if queued == Some(Place::Queued) && self.admit(reference.id) {
-                taken.push((key, reference));
+                taken.push((key, reference, grant));
             } else {
-                self.targets.free(&key);
+                let now = (Time::default(), steady);
+                self.targets.free(&key, grant, Told::NOTHING, now);
             }
         }
         taken
     }
 
+    /// Whether permits may be handed out: somebody asked for it, a breaker's time has come, or what
+    /// waits at open ones is to be looked after. Once in a while that is looked at, and whether there
+    /// is room again for what did not fit.
+    pub fn wakes(&mut self, steady: Duration) -> bool {
+        if steady >= self.looked.saturating_add(LOOK_EVERY) {
+            self.looked = steady;
+            self.finds_overdue = self.targets.opens_at().is_some();
+            if let Some(place) = self.targets.unspill_all() {
+                self.miss(place);
+            }
+        }
+        let half_open = self.targets.poll(steady);
+        let overdue = self.finds_overdue && self.may_start(steady);
+        std::mem::take(&mut self.kicked) || half_open || overdue
+    }
+
+    /// What waited at open breakers beyond its time, each with a permit, at most `max`.
+    pub fn overdue(
+        &mut self,
+        max: usize,
+        wall: Time,
+        steady: Duration,
+    ) -> Vec<(FlowKey, Reference, Grant)> {
+        if !self.finds_overdue || !self.may_start(steady) {
+            return Vec::new();
+        }
+        let overdue = self.targets.overdue(wall, max);
+        self.finds_overdue = overdue.len() == max;
+        overdue
+    }
+
     /// The test-and-set. The caller holds a permit, which it keeps only on [`Begin::Go`].
     pub fn begin(
         &mut self,
-        key: &TargetKey,
+        key: &FlowKey,
         reference: Reference,
         wall: Time,
         steady: Duration,
@@ -216,8 +278,10 @@ impl Core {
             self.hold_until(id, reference.at);
             return Begin::Waits;
         }
-        if !self.may_start(steady) {
-            self.targets.put_back(key, reference);
+        if !self.may_start(steady) || self.targets.is_paused(&key.app) {
+            if !self.targets.put_back(key, reference) {
+                self.attempts.remove(id);
+            }
             return Begin::Waits;
         }
         self.attempts.begin(id, wall, steady);
@@ -225,9 +289,9 @@ impl Core {
     }
 
     /// Gives a permit back, and notes where to read again when its queue has room.
-    pub fn free(&mut self, key: &TargetKey) {
+    pub fn free(&mut self, key: &FlowKey, grant: Grant, told: Told, now: (Time, Duration)) {
         let place = self.targets.unspill(key);
-        self.targets.free(key);
+        self.targets.free(key, grant, told, now);
         if let Some(place) = place {
             self.miss(place);
         }
@@ -304,9 +368,10 @@ impl Core {
         self.missing = Some(self.missing.map_or(place, |first| first.min(place)));
     }
 
-    /// Whether something is missing, and half of the memory is free for it.
+    /// Whether something is missing, and half of what the queues leave of the memory is free for it.
     pub fn wants_more(&self) -> bool {
-        self.missing.is_some() && self.waiting() <= self.held_max / 2
+        let left = self.held_max.saturating_sub(self.targets.queued());
+        self.missing.is_some() && self.held() <= left / 2
     }
 
     /// Where to read on from, exclusively, and how many. What is missed from now on is noted
@@ -330,15 +395,13 @@ impl Core {
         self.reading = None;
     }
 
-    /// See [`super::Executor::knows`].
+    /// See [`super::Executor::knows`]; what was not kept of a flow is not counted here.
     pub fn knows(&self, open: &Open, steady: Duration) -> bool {
-        let (id, at) = ((open.seq, open.fence), open.at);
-        let behind = |place: &(Time, Seq)| *place <= (at, id.0);
-        // What was let go of is about to be given away, or comes back with the next term.
+        let (id, place) = ((open.seq, open.fence), (open.at, open.seq));
         self.attempts.knows(id, steady)
+            // What was let go of is about to be given away, or comes back with the next term.
             || self.released.has(id, open.hash)
-            || self.missing.iter().chain(&self.reading).any(behind)
-            || self.targets.spilled_before((at, id.0))
+            || self.missing.iter().chain(&self.reading).any(|first| *first <= place)
     }
 }
 
@@ -351,119 +414,4 @@ fn before((at, seq): (Time, Seq)) -> (Time, Seq) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::executor::{Guard, Settings};
-
-    const NOW: Duration = Duration::from_secs(10);
-    const ID: Id = (
-        Seq(1),
-        Fence {
-            epoch: Epoch(1),
-            attempt: 1,
-        },
-    );
-
-    const OPEN: Open = Open {
-        at: Time(5),
-        seq: ID.0,
-        fence: ID.1,
-        hash: 65,
-    };
-
-    fn release(epoch: Epoch) -> Release {
-        Release {
-            term: 1,
-            total: 64,
-            shards: vec![crate::model::Shard(1)],
-            epoch,
-        }
-    }
-
-    #[test]
-    fn what_was_let_go_of_in_vain_is_read_again() {
-        let (mut core, ..) = about_to_begin();
-        core.release(&release(Epoch(1)));
-        core.new_term(1);
-        assert!(!core.wants_more());
-        core.new_term(2);
-        assert_eq!(core.start_reading(9), Some((before((Time(0), Seq(0))), 9)));
-        core.attempts.remove(ID);
-        core.finish_reading(&[OPEN], 9);
-        assert_eq!(core.held(), 1);
-    }
-
-    #[test]
-    fn what_an_earlier_run_had_is_not_taken() {
-        let mut core = Core::new(&Settings::new(1, Guard::open()));
-        let assigned = |node| Change::Assigned {
-            node,
-            boot: 2,
-            epoch: Epoch(2),
-        };
-        core.change(&assigned(2));
-        core.hold(OPEN);
-        assert_eq!(core.held(), 1, "another node's assignment says nothing");
-        core.attempts.remove(ID);
-        core.change(&assigned(1));
-        core.hold(OPEN);
-        assert_eq!(core.held(), 1);
-    }
-
-    /// One attempt, due at 5, looked up and with a permit.
-    fn about_to_begin() -> (Core, TargetKey, Reference) {
-        let mut core = Core::new(&Settings::new(1, Guard::open()));
-        core.renew(NOW, NOW);
-        core.hold(OPEN);
-        let reference = core.pop_due(Time(5), 9)[0];
-        let key: TargetKey = "a".into();
-        assert!(core.route(&key, reference, NOW));
-        (core, key, reference)
-    }
-
-    #[test]
-    fn a_clock_that_jumps_back_at_the_last_moment_is_heard() {
-        let (mut core, key, reference) = about_to_begin();
-        assert_eq!(core.begin(&key, reference, Time(4), NOW), Begin::Waits);
-        core.free(&key);
-        assert_eq!((core.held(), core.targets.in_flight()), (1, 0));
-    }
-
-    #[test]
-    fn a_lease_that_runs_out_at_the_last_moment_is_heard() {
-        let (mut core, key, reference) = about_to_begin();
-        let late = NOW + Duration::from_millis(1_500);
-        assert_eq!(core.begin(&key, reference, Time(5), late), Begin::Waits);
-        core.free(&key);
-        assert!(core.take(9, late).is_empty());
-        assert!(core.renew(late, late), "the renewal matters");
-        assert!(!core.renew(late, late), "the next one does not");
-        assert_eq!(core.take(9, late).len(), 1);
-    }
-
-    #[test]
-    fn one_begins_once() {
-        let (mut core, key, reference) = about_to_begin();
-        assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Go);
-        assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Dropped);
-    }
-
-    #[test]
-    fn withdrawn_closed_or_released_at_the_last_moment_is_heard() {
-        for which in 0..3 {
-            let (mut core, key, reference) = about_to_begin();
-            match which {
-                0 => assert!(core.attempts.withdraw(ID, NOW)),
-                1 => core.attempts.close(ID),
-                _ => assert_eq!(core.release(&release(Epoch(1))), []),
-            }
-            assert_eq!(core.begin(&key, reference, Time(5), NOW), Begin::Dropped);
-        }
-    }
-
-    #[test]
-    fn places_follow_each_other() {
-        assert_eq!(before((Time(5), Seq(1))), (Time(5), Seq(0)));
-        assert_eq!(before((Time(5), Seq(0))), (Time(4), Seq(u64::MAX)));
-    }
-}
+mod tests;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::core::Core;
+use super::flows::Reference;
 use super::run::{Inner, LOOK_UP_MAX};
-use super::targets::Reference;
 use crate::model::Time;
 
 /// The longest sleep: how late a jump of the wall clock is noticed.
@@ -132,7 +132,8 @@ impl Inner {
         if core.stopping {
             return Work::Stop;
         }
-        if std::mem::take(&mut core.kicked) {
+        let steady = self.clock.steady();
+        if core.wakes(steady) {
             return Work::Pump;
         }
         let now_us = self.clock.wall_us();
@@ -153,7 +154,8 @@ impl Inner {
                 (left - MARGIN).min(SLEEP_MAX)
             }
         };
-        Work::Sleep(sleep)
+        let opens = core.targets.opens_at().map(|at| at.saturating_sub(steady));
+        Work::Sleep(opens.map_or(sleep, |opens| sleep.min(opens)))
     }
 
     /// The last stretch: watches the wall clock, giving way to whoever else wants the core.

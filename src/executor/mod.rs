@@ -3,8 +3,8 @@
 //! The fold hands over its changes; those that name this node as owner become attempts here.
 //!
 //! ```text
-//! changed ─► hold (until the wall clock ≥ at) ─► look up, queue per target ─► begin ─► call ─► outcome
-//!             a thread of its own, a heap          permits: per target, total    test-and-set
+//! changed ─► hold (until the wall clock ≥ at) ─► look up, queue per flow ─► begin ─► call ─► outcome
+//!             a thread of its own, a heap          places, breaker, turns     test-and-set
 //! ```
 //!
 //! What it promises:
@@ -18,8 +18,9 @@
 //!   what is due waits, and goes on when the lease is renewed unless the log closed it by then.
 //! * **Nothing is lost.** Memory holds references, and no more than `held_max` of them; what does
 //!   not fit is read again from the state, in order of due instants.
-//! * **A slow target delays itself only.** Each has a queue, a bound on concurrent calls and a
-//!   bound on references; the total is handed out in turns.
+//! * **A slow or failing target delays itself only, a hot application itself.** Each application
+//!   has a queue for each of its targets; targets have places and a breaker; permits are handed
+//!   out in turns (`flows.rs`).
 //! * **Bounded to the end.** A call keeps its permit until the channel of outcomes took its
 //!   event: when the log is slow, fewer calls are started.
 //!
@@ -32,20 +33,22 @@
 mod address;
 mod attempts;
 mod away;
+mod breaker;
 mod broadcast;
 mod client;
 mod connector;
 mod core;
 mod deliver;
+mod flows;
 mod guard;
 mod hold;
 mod metrics;
 mod placement;
+mod places;
 mod released;
 mod report;
 mod resolve;
 mod run;
-mod targets;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -57,11 +60,15 @@ use crate::model::{Change, Clock, Event, Fence, NodeId, Placement, Seq, Time};
 use crate::state::{Open, Release};
 
 pub use away::Others;
+pub use breaker::{BreakerSettings, BreakerState};
 pub use client::HttpDelivery;
 pub use deliver::{Call, Delivered, Delivery, Failure, FailureKind};
+pub use flows::TargetView;
 pub use guard::{Guard, Rule};
 pub use hold::Hold;
 pub use metrics::{Counts, ExecutorMetrics, Histogram, LATENESS_BOUNDS_US};
+
+pub use run::target_of;
 
 use run::Inner;
 
@@ -73,6 +80,9 @@ pub struct Settings {
     pub per_target: usize,
     /// Concurrent calls in all.
     pub total: usize,
+    /// Bytes of the tasks that are being called at once.
+    pub bytes: usize,
+    pub breaker: BreakerSettings,
     /// References to attempts kept in memory; the rest is read again when there is room.
     pub held_max: usize,
     /// How long after the last contact with a leader attempts may begin.
@@ -89,12 +99,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The defaults for one node: 256 calls a target, 4,096 in all, 262,144 references.
+    /// The defaults for one node: 256 calls a target, 4,096 and 256 MiB in all, 262,144 references.
     pub fn new(node: NodeId, guard: Guard) -> Settings {
         Settings {
             node,
             per_target: 256,
             total: 4096,
+            bytes: 256 << 20,
+            breaker: BreakerSettings::default(),
             held_max: 1 << 18,
             lease: Duration::from_millis(1500),
             user_agent: concat!("horolog/", env!("CARGO_PKG_VERSION")).into(),
@@ -190,6 +202,11 @@ impl Executor {
     /// How busy this node is, from 0 to 1: the fuller of permits and memory.
     pub fn load(&self) -> f64 {
         self.inner.load()
+    }
+
+    /// The targets that this node calls, or has called lately.
+    pub fn targets(&self) -> Vec<TargetView> {
+        self.inner.targets()
     }
 
     /// For how long what has waited longest at a target has been due.

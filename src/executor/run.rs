@@ -14,19 +14,26 @@ use super::attempts::Id;
 use super::away::Others;
 use super::core::{Begin, Core};
 use super::deliver::{Call, Delivered, Delivery, FailureKind};
+use super::flows::{FlowKey, Grant, Reference, TargetKey, TargetView, Told};
 use super::hold::{Bell, Hold};
 use super::metrics::{ExecutorMetrics, Metrics, Result as Label};
-use super::targets::{Reference, TargetKey};
 use super::{Settings, Source, verdict};
-use crate::model::{Change, Clock, Event, Http, Spec, Target, Time};
+use crate::model::{Change, Clock, Event, Http, Spec, Target, Time, Wait};
 use crate::raft::Picture;
 use crate::state::{Dispatch, Open};
 
 /// Attempts looked up under one lock of the state.
 pub(super) const LOOK_UP_MAX: usize = 256;
+/// Attempts of one question that are looked up to tell whether they were kept.
+const UNSURE_MAX: usize = 64;
+
+/// Why an attempt was given up that its target's breaker held back.
+const BROKEN_TOO_LONG: &str =
+    "the circuit breaker of its target was open until its max_age had passed";
+
 /// An attempt that is due, looked up and read.
 pub(super) struct Prepared {
-    pub key: TargetKey,
+    pub key: FlowKey,
     pub reference: Reference,
     pub dispatch: Dispatch,
     pub spec: Result<Spec, String>,
@@ -115,13 +122,15 @@ impl Inner {
     pub fn changed(&self, changes: &[Change]) {
         let mut core = self.lock();
         let before = core.next_at();
-        changes.iter().for_each(|change| core.change(change));
+        let wall = self.clock.wall();
+        changes.iter().for_each(|change| core.change(change, wall));
+        let kicked = core.kicked;
         let earlier = match (before, core.next_at()) {
             (Some(before), Some(now)) => now < before,
             (before, now) => before != now,
         };
         drop(core);
-        if earlier {
+        if earlier || kicked {
             self.due.ring();
         }
     }
@@ -147,10 +156,44 @@ impl Inner {
         self.due.ring();
     }
 
+    /// While some of a flow were not kept, that goes by the flow, and for that an attempt must be
+    /// looked up. Of many a few are, others each time, and the rest are taken for known: what is
+    /// lost is found a little later, and a long pause costs no reading of all that it holds up.
     pub fn knows(&self, open: &[Open]) -> Vec<bool> {
         let steady = self.clock.steady();
         let core = self.lock();
-        open.iter().map(|open| core.knows(open, steady)).collect()
+        let mut known: Vec<bool> = open.iter().map(|open| core.knows(open, steady)).collect();
+        let first = core.targets.first_spilled();
+        drop(core);
+        let perhaps = |open: &Open| first.is_some_and(|first| first <= (open.at, open.seq));
+        let unsure = (0..open.len()).filter(|n| !known[*n] && perhaps(&open[*n]));
+        let unsure: Vec<usize> = unsure.collect();
+        unsure.iter().for_each(|n| known[*n] = true);
+        let looked_up = UNSURE_MAX.min(unsure.len());
+        let begin = steady.as_secs() as usize * looked_up % unsure.len().max(1);
+        let part: Vec<usize> = unsure
+            .iter()
+            .cycle()
+            .skip(begin)
+            .take(looked_up)
+            .copied()
+            .collect();
+        let ids: Vec<Id> = part
+            .iter()
+            .map(|n| (open[*n].seq, open[*n].fence))
+            .collect();
+        let found = (self.source.dispatch)(&ids);
+        let core = self.lock();
+        for (n, dispatch) in part.into_iter().zip(found) {
+            // What the log does not have open any more is nobody's concern.
+            let Some(dispatch) = dispatch else { continue };
+            let (key, place) = (
+                flow_key(&dispatch, &read(&dispatch)),
+                (open[n].at, open[n].seq),
+            );
+            known[n] = core.targets.has_spilled(&key, place) || core.knows(&open[n], steady);
+        }
+        known
     }
 
     pub fn new_term(&self, term: u64) {
@@ -160,6 +203,11 @@ impl Inner {
 
     pub fn load(&self) -> f64 {
         self.lock().load()
+    }
+
+    pub fn targets(&self) -> Vec<TargetView> {
+        let steady = self.clock.steady();
+        self.lock().targets.view(steady)
     }
 
     pub fn queue_age(&self) -> Duration {
@@ -217,13 +265,13 @@ impl Inner {
         let steady = self.clock.steady();
         let mut away = Vec::new();
         let mut core = self.lock();
-        let ready: Vec<Prepared> = found
+        let ready: Vec<(Prepared, Grant)> = found
             .into_iter()
             .filter_map(|found| match found {
                 Ok(prepared) => {
                     let prepared = self.place(&mut core, prepared, picture.as_ref(), &mut away)?;
                     core.route(&prepared.key, prepared.reference, steady)
-                        .then_some(prepared)
+                        .map(|grant| (prepared, grant))
                 }
                 Err((_, stale)) => {
                     core.attempts.remove(stale.id);
@@ -232,7 +280,9 @@ impl Inner {
             })
             .collect();
         drop(core);
-        ready.into_iter().for_each(|prepared| self.spawn(prepared));
+        for (prepared, grant) in ready {
+            self.spawn(prepared, grant);
+        }
         away.into_iter()
             .for_each(|departure| self.send_off(departure));
     }
@@ -242,7 +292,10 @@ impl Inner {
         loop {
             let steady = self.clock.steady();
             let mut core = self.lock();
-            let taken = core.take(LOOK_UP_MAX, steady);
+            let mut taken = core.overdue(LOOK_UP_MAX, self.clock.wall(), steady);
+            if taken.is_empty() {
+                taken = core.take(LOOK_UP_MAX, steady);
+            }
             let wake = core.wants_more();
             drop(core);
             if wake {
@@ -251,19 +304,26 @@ impl Inner {
             if taken.is_empty() {
                 return;
             }
-            let taken = taken.into_iter().map(|(key, r)| (Some(key), r)).collect();
+            let grants: Vec<Grant> = taken.iter().map(|(_, _, grant)| *grant).collect();
+            let taken = taken
+                .into_iter()
+                .map(|(key, r, _)| (Some(key), r))
+                .collect();
             let found = self.prepare(taken);
-            // One that moves has got a permit here, and stays.
-            let placed = found.iter().flatten().filter(|p| !p.reference.moves);
+            // One that moves has got a permit here, and stays; one that is given up is not called.
+            let stays = |r: &Reference| r.moves || r.given_up;
+            let placed = found.iter().flatten().filter(|p| !stays(&p.reference));
             let picture = self.picture_for(placed);
-            for found in found {
+            for (found, grant) in found.into_iter().zip(grants) {
                 match found {
-                    Ok(prepared) if prepared.reference.moves => self.spawn(prepared),
-                    Ok(prepared) => self.place_taken(prepared, picture.as_ref()),
+                    Ok(prepared) if stays(&prepared.reference) => self.spawn(prepared, grant),
+                    Ok(prepared) => self.place_taken(prepared, grant, picture.as_ref()),
                     Err((key, stale)) => {
+                        let now = (self.clock.wall(), self.clock.steady());
                         let mut core = self.lock();
                         core.attempts.remove(stale.id);
-                        key.iter().for_each(|key| core.free(key));
+                        key.iter()
+                            .for_each(|key| core.free(key, grant, Told::NOTHING, now));
                     }
                 }
             }
@@ -274,8 +334,8 @@ impl Inner {
     /// current comes back as an error, with the target whose permit it holds.
     pub(super) fn prepare(
         &self,
-        wanted: Vec<(Option<TargetKey>, Reference)>,
-    ) -> Vec<Result<Prepared, (Option<TargetKey>, Reference)>> {
+        wanted: Vec<(Option<FlowKey>, Reference)>,
+    ) -> Vec<Result<Prepared, (Option<FlowKey>, Reference)>> {
         let ids: Vec<Id> = wanted.iter().map(|(_, reference)| reference.id).collect();
         let found = (self.source.dispatch)(&ids);
         let mut found = found.into_iter();
@@ -286,8 +346,13 @@ impl Inner {
                     self.metrics.count(Label::Stale);
                     return Err((key, reference));
                 };
-                let spec = Spec::decode(&dispatch.spec).map_err(|e| e.to_string());
-                let key = key.unwrap_or_else(|| target_key(&spec));
+                let spec = read(&dispatch);
+                let key = key.unwrap_or_else(|| flow_key(&dispatch, &spec));
+                let reference = Reference {
+                    bytes: dispatch.spec.len(),
+                    until: until(&dispatch, &spec),
+                    ..reference
+                };
                 Ok(Prepared {
                     key,
                     reference,
@@ -299,23 +364,28 @@ impl Inner {
     }
 
     /// Places an attempt that holds a permit.
-    fn place_taken(self: &Arc<Self>, prepared: Prepared, picture: Option<&Picture>) {
+    fn place_taken(self: &Arc<Self>, prepared: Prepared, grant: Grant, picture: Option<&Picture>) {
         let (key, mut away) = (prepared.key.clone(), Vec::new());
+        let now = (self.clock.wall(), self.clock.steady());
         let mut core = self.lock();
         let here = self.place(&mut core, prepared, picture, &mut away);
         if here.is_none() {
-            core.free(&key);
+            core.free(&key, grant, Told::NOTHING, now);
         }
         drop(core);
-        here.into_iter().for_each(|prepared| self.spawn(prepared));
+        if let Some(prepared) = here {
+            self.spawn(prepared, grant);
+        }
         away.into_iter()
             .for_each(|departure| self.send_off(departure));
     }
 
-    fn spawn(self: &Arc<Self>, prepared: Prepared) {
+    fn spawn(self: &Arc<Self>, prepared: Prepared, grant: Grant) {
         let permit = Permit {
             inner: self.clone(),
             key: prepared.key.clone(),
+            grant,
+            told: Told::NOTHING,
             id: prepared.reference.id,
             polled: false,
             begun: false,
@@ -339,10 +409,12 @@ impl Inner {
     async fn attempt(&self, prepared: Prepared, permit: &mut Permit) {
         let wall_us = self.clock.wall_us();
         let wall = Time(wall_us / 1000);
-        let begin = {
+        let (begin, waited_for) = {
             let steady = self.clock.steady();
-            self.lock()
-                .begin(&prepared.key, prepared.reference, wall, steady)
+            let mut core = self.lock();
+            let waited_for = core.targets.waited_for(&prepared.key, prepared.reference);
+            let begin = core.begin(&prepared.key, prepared.reference, wall, steady);
+            (begin, waited_for)
         };
         match begin {
             Begin::Go => permit.begun = true,
@@ -352,31 +424,45 @@ impl Inner {
         self.begun.notify_one();
         self.metrics
             .late(wall_us.saturating_sub(prepared.reference.at.0.saturating_mul(1000)));
-        let event = self.carry_out(prepared, wall).await;
+        let event = self.carry_out(prepared, (wall, waited_for), permit).await;
         // A closed channel means that the node is going down; the log will redispatch.
         let _ = self.outcomes.send(event).await;
     }
 
     /// The outcome of an attempt that comes up too late to be tried.
-    pub(super) fn expired(&self, prepared: &Prepared, started: Time) -> Option<Event> {
+    pub(super) fn expired(&self, prepared: &Prepared, begun: (Time, Wait)) -> Option<Event> {
         let (dispatch, spec) = (&prepared.dispatch, prepared.spec.as_ref().ok()?);
         let first = dispatch.tries == 0 && dispatch.fence.attempt == 1;
-        let at = spec.expires_at.filter(|at| first && started >= *at)?;
-        let report = self.report_of(prepared.reference, started);
+        let at = spec.expires_at.filter(|at| first && begun.0 >= *at)?;
+        let report = self.report_of(prepared.reference, begun);
         Some(report.expired(at, &self.metrics))
     }
 
-    fn report_of(&self, reference: Reference, started: Time) -> verdict::Report {
+    pub(super) fn report_of(
+        &self,
+        reference: Reference,
+        (started, waited_for): (Time, Wait),
+    ) -> verdict::Report {
         verdict::Report {
             id: reference.id,
             node: self.settings.node,
             started,
-            queued: started.since(reference.at.max(reference.released)),
+            queued: match waited_for {
+                // It was brought back when the pause was over.
+                Wait::Paused => started.since(reference.at),
+                _ => started.since(reference.at.max(reference.released)),
+            },
+            waited_for,
         }
     }
 
-    pub(super) async fn carry_out(&self, prepared: Prepared, started: Time) -> Event {
-        if let Some(expired) = self.expired(&prepared, started) {
+    pub(super) async fn carry_out(
+        &self,
+        prepared: Prepared,
+        begun: (Time, Wait),
+        permit: &mut Permit,
+    ) -> Event {
+        if let Some(expired) = self.expired(&prepared, begun) {
             return expired;
         }
         let Prepared {
@@ -385,11 +471,14 @@ impl Inner {
             spec,
             ..
         } = prepared;
-        let report = self.report_of(reference, started);
+        let report = self.report_of(reference, begun);
         let spec = match spec {
             Ok(spec) => spec,
             Err(why) => return report.unreadable(&why, &self.metrics),
         };
+        if reference.given_up {
+            return report.given_up(BROKEN_TOO_LONG, &self.metrics);
+        }
         let timeout = spec.timeout();
         let Target::Http(http) = spec.target;
         let call = Call {
@@ -397,11 +486,12 @@ impl Inner {
             fence: dispatch.fence,
             key: dispatch.key,
             due: dispatch.due,
-            started,
+            started: begun.0,
             node: self.settings.node,
             http,
             timeout,
         };
+        let from = self.clock.steady();
         // A defect in the delivery must not leave the attempt open for ever.
         let delivered = AssertUnwindSafe(self.delivery.deliver(call))
             .catch_unwind()
@@ -412,6 +502,7 @@ impl Inner {
                 "the delivery has a defect; see the log",
             )
         });
+        permit.told = verdict::told(&delivered, self.clock.steady().saturating_sub(from));
         report.delivered(delivered, self.clock.wall(), &self.metrics)
     }
 }
@@ -419,7 +510,9 @@ impl Inner {
 /// A call's place among the permits; given back however the call ends, a panic included.
 pub(super) struct Permit {
     inner: Arc<Inner>,
-    key: TargetKey,
+    key: FlowKey,
+    grant: Grant,
+    told: Told,
     id: Id,
     polled: bool,
     begun: bool,
@@ -427,10 +520,12 @@ pub(super) struct Permit {
 
 impl Permit {
     /// For an attempt that another node has begun; one was reserved.
-    pub fn of_another(inner: Arc<Inner>, key: TargetKey, id: Id) -> Permit {
+    pub fn of_another(inner: Arc<Inner>, key: FlowKey, grant: Grant, id: Id) -> Permit {
         Permit {
             inner,
             key,
+            grant,
+            told: Told::NOTHING,
             id,
             polled: true,
             begun: false,
@@ -440,12 +535,12 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let steady = self.inner.clock.steady();
+        let (wall, steady) = (self.inner.clock.wall(), self.inner.clock.steady());
         let mut core = self.inner.lock();
         if self.begun {
             core.attempts.end(self.id, steady);
         }
-        core.free(&self.key);
+        core.free(&self.key, self.grant, self.told, (wall, steady));
         // A call that was dropped unpolled: the runtime is gone, and the next would fare alike.
         core.stopping |= !self.polled;
         drop(core);
@@ -453,18 +548,42 @@ impl Drop for Permit {
     }
 }
 
+/// When an attempt that has not begun need not begin any more.
+fn until(dispatch: &Dispatch, spec: &Result<Spec, String>) -> Option<Time> {
+    let spec = spec.as_ref().ok()?;
+    let first = dispatch.tries == 0 && dispatch.fence.attempt == 1;
+    let expires = spec.expires_at.filter(|_| first);
+    let age = spec.retry.as_ref().and_then(|retry| retry.max_age);
+    expires
+        .into_iter()
+        .chain(age.map(|age| dispatch.due.plus(age)))
+        .min()
+}
+
+fn read(dispatch: &Dispatch) -> Result<Spec, String> {
+    Spec::decode(&dispatch.spec).map_err(|e| e.to_string())
+}
+
+fn flow_key(dispatch: &Dispatch, spec: &Result<Spec, String>) -> FlowKey {
+    FlowKey {
+        app: dispatch.key.app.clone(),
+        target: target_key(spec),
+    }
+}
+
 /// Calls with the same scheme, host and port share a queue and permits.
-pub(super) fn target_key(spec: &Result<Spec, String>) -> TargetKey {
+fn target_key(spec: &Result<Spec, String>) -> TargetKey {
     match spec {
         Ok(Spec {
             target: Target::Http(http),
             ..
-        }) => authority(http).unwrap_or_default().into(),
+        }) => target_of(http).unwrap_or_default().into(),
         Err(_) => "".into(),
     }
 }
 
-fn authority(target: &Http) -> Option<String> {
+/// `scheme://host:port`, as targets are told apart.
+pub fn target_of(target: &Http) -> Option<String> {
     let uri: http::Uri = target.url.parse().ok()?;
     let scheme = uri.scheme_str()?;
     let port = uri

@@ -1,12 +1,15 @@
 //! What an answer means, and the event that says so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::attempts::Id;
 use super::deliver::{Delivered, Failure, FailureKind};
+use super::flows::Told;
 use super::metrics::{Metrics, Result as Label};
+use super::places::Bears;
 use crate::model::limits::ERROR_BYTES_MAX;
-use crate::model::{Accepted, AttemptEnd, Done, Event, Failed, NodeId, Span, Time, Verdict};
+use crate::model::{Accepted, AttemptEnd, Done, Event, Failed, NodeId, Span, Time, Verdict, Wait};
 
 /// The longest `Retry-After` that is honoured: a receiver may not park a task for ever.
 const RETRY_AFTER_MAX: Span = Span::days(31);
@@ -51,6 +54,20 @@ fn judge(delivered: &Delivered, now: Time) -> Judged {
     }
 }
 
+/// What a call tells of its target's health and load. An answer that refuses this one request
+/// (4xx) shows a target that is well; a call that the guard forbade shows nothing.
+pub(super) fn told(delivered: &Delivered, took: Duration) -> Told {
+    let kind = delivered.failure.as_ref().map(|failure| failure.kind);
+    let (went, bears) = match (kind, delivered.status) {
+        (Some(FailureKind::Denied), _) => (None, Bears::Unknown),
+        (Some(_), _) | (None, 503) => (Some(false), Bears::Overloaded),
+        (None, 429) => (Some(true), Bears::Overloaded),
+        (None, 500..) => (Some(false), Bears::Unknown),
+        (None, _) => (Some(true), Bears::Well),
+    };
+    Told { went, bears, took }
+}
+
 fn label(kind: FailureKind) -> Label {
     match kind {
         FailureKind::Timeout => Label::Timeout,
@@ -79,6 +96,7 @@ pub(super) struct Report {
     pub node: NodeId,
     pub started: Time,
     pub queued: Span,
+    pub waited_for: Wait,
 }
 
 impl Report {
@@ -128,6 +146,16 @@ impl Report {
         self.failed(Verdict::Expired, end, &format!("not started by {at}"))
     }
 
+    /// It waited for something until its `max_age` had passed; the policy ends it.
+    pub fn given_up(self, why: &str, metrics: &Metrics) -> Event {
+        metrics.count(Label::Expired);
+        let end = self.end(self.started);
+        let verdict = Verdict::Retry {
+            not_before: Span::ZERO,
+        };
+        self.failed(verdict, end, why)
+    }
+
     /// The spec is of no use to this version.
     pub fn unreadable(self, why: &str, metrics: &Metrics) -> Event {
         metrics.count(Label::Broken);
@@ -143,6 +171,7 @@ impl Report {
             started: self.started,
             ended: now.max(self.started),
             queued: self.queued,
+            waited_for: self.waited_for,
             ..AttemptEnd::default()
         }
     }

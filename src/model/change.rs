@@ -1,9 +1,12 @@
 //! What the fold tells the rim.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::{Boot, Epoch, Fence, NodeId, Seq, Stage, Time};
 
 /// An effect of one event. The node that is named acts on it; nobody else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// An attempt began: `owner` holds it until `at`, then starts it.
     Triggered {
@@ -24,4 +27,6 @@ pub enum Change {
         boot: Boot,
         epoch: Epoch,
     },
+    /// Just these applications are paused from here on.
+    Paused { apps: Arc<BTreeSet<Arc<str>>> },
 }

@@ -8,7 +8,8 @@ use bincode::{Decode, Encode};
 use serde::Serialize;
 use std::sync::Arc;
 
-use super::{AttemptEnd, Boot, By, Digest, Fence, Key, NodeId, Seq, Shard, Span, Time, When};
+use super::{AttemptEnd, Boot, By, Definition, Digest, Fence, Key, NodeId, Seq, Shard, Span};
+use super::{Time, When};
 
 /// A new task.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
@@ -74,6 +75,21 @@ pub struct CompleteV1 {
     pub result: Option<Arc<str>>,
     /// Keep a mark when the task is not known yet, so that it is born done.
     pub mark: bool,
+    pub by: By,
+}
+
+/// Calls of an application's tasks begin no more; everything else goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct PauseV1 {
+    pub app: Arc<str>,
+    pub reason: Option<Arc<str>>,
+    pub by: By,
+}
+
+/// They begin again.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct ResumeV1 {
+    pub app: Arc<str>,
     pub by: By,
 }
 
@@ -191,18 +207,96 @@ pub struct PopShardV1 {
     pub by: By,
 }
 
+/// A new schedule, or a new version of one.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct PutScheduleV1 {
+    pub id: Arc<str>,
+    /// There is to be none yet; otherwise there is to be one.
+    pub create: bool,
+    /// The version that a change is based on.
+    pub if_version: Option<u32>,
+    pub definition: Definition,
+    /// Why, in a word, as the history of versions tells it.
+    pub why: Arc<str>,
+    pub by: By,
+}
+
+/// From now on a schedule's occurrences are skipped, or are not any more.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct PauseScheduleV1 {
+    pub id: Arc<str>,
+    pub paused: bool,
+    pub reason: Option<Arc<str>>,
+    pub by: By,
+}
+
+/// Nothing of a schedule fires any more. Its ledger stays for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct DeleteScheduleV1 {
+    pub id: Arc<str>,
+    pub if_version: Option<u32>,
+    pub by: By,
+}
+
+/// Runs a schedule now, or for occurrences of the past.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct RunScheduleV1 {
+    pub id: Arc<str>,
+    /// Names the request, so that a repeated one is the same one.
+    pub tag: Arc<str>,
+    /// The occurrences; none: now.
+    pub planned: Vec<Time>,
+    /// So far apart.
+    pub pace: Span,
+    pub by: By,
+}
+
+/// What a planner has worked out of one schedule: all its occurrences of a stretch of time.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Stretch {
+    pub id: Arc<str>,
+    /// The schedule that is meant, and its version.
+    pub born: u64,
+    pub version: u32,
+    /// The watermark from which it goes on; any other is refused.
+    pub after: Time,
+    /// The watermark afterwards.
+    pub until: Time,
+    /// The occurrences between, in order, and when each fires.
+    pub occurrences: Vec<(Time, Time)>,
+    /// The first occurrence later than `until`.
+    pub next: Option<Time>,
+}
+
+/// Occurrences of schedules are taken up.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct FireV1 {
+    /// The instant at which they were worked out.
+    pub now: Time,
+    /// The time-zone data by which.
+    pub tz: Arc<str>,
+    pub stretches: Vec<Stretch>,
+}
+
 pub use AcceptedV1 as Accepted;
 pub use AgainV1 as Again;
 pub use AssignV1 as Assign;
 pub use CancelV1 as Cancel;
 pub use ChangeV1 as ChangeTask;
 pub use CompleteV1 as Complete;
+pub use DeleteScheduleV1 as DeleteSchedule;
 pub use DoneV1 as Done;
 pub use FailedV1 as Failed;
 pub use FillSetsV1 as FillSets;
+pub use FireV1 as FireSchedules;
 pub use MakeSetV1 as MakeSet;
+pub use PauseScheduleV1 as PauseSchedule;
+pub use PauseV1 as PauseApp;
 pub use PopShardV1 as PopShard;
+pub use PutScheduleV1 as PutSchedule;
+pub use ResumeV1 as ResumeApp;
 pub use RetireV1 as Retire;
+pub use RunScheduleV1 as RunSchedule;
 pub use RunV1 as Run;
 pub use StartedV1 as Started;
 pub use SubmitV1 as Submit;
@@ -256,6 +350,8 @@ events! {
     3 Change(ChangeV1),
     4 Run(RunV1),
     5 Complete(CompleteV1),
+    6 Pause(PauseV1),
+    7 Resume(ResumeV1),
     10 Trigger(TriggerV1),
     11 Started(StartedV1),
     12 Accepted(AcceptedV1),
@@ -267,4 +363,9 @@ events! {
     23 FillSets(FillSetsV1),
     24 PopShard(PopShardV1),
     30 Retire(RetireV1),
+    40 PutSchedule(PutScheduleV1),
+    41 PauseSchedule(PauseScheduleV1),
+    42 DeleteSchedule(DeleteScheduleV1),
+    43 RunSchedule(RunScheduleV1),
+    44 Fire(FireV1),
 }

@@ -6,6 +6,19 @@ use std::sync::Arc;
 
 use super::{By, Fence, NodeId, Span, Time};
 
+/// For what an attempt that was due waited at its owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// For its turn: at the target, among the applications, or for a permit.
+    #[default]
+    Turn,
+    /// For the target's circuit breaker.
+    Breaker,
+    /// For its application, which was paused.
+    Paused,
+}
+
 /// How one attempt went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct AttemptEnd {
@@ -14,6 +27,8 @@ pub struct AttemptEnd {
     pub ended: Time,
     /// How long it had waited for its turn at the target after it was due.
     pub queued: Span,
+    /// …and what kept it from having it.
+    pub waited_for: Wait,
     /// The HTTP status, 0 when there was none.
     pub status: u16,
     pub error: Option<Arc<str>>,

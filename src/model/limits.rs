@@ -90,6 +90,11 @@ pub const PROGRESS_BUCKET_BITS: u32 = 10;
 /// Buckets per shard, so that the progress of 64 shards is 100 kB at most, hashed in well below
 /// a millisecond.
 pub const PROGRESS_BUCKETS_MAX: usize = 64;
+/// Applications paused at once: every node keeps them in memory, hashes them, and tells its
+/// executor all of them at each change.
+pub const PAUSED_APPS_MAX: usize = 1_000;
+/// Longest reason for a pause, of an application or a schedule, in bytes.
+pub const REASON_BYTES_MAX: usize = 512;
 /// Longest expression, in bytes: a list of all minutes has 170.
 pub const EXPRESSION_BYTES_MAX: usize = 512;
 /// Most expressions of one schedule: each is asked for its next instant.
@@ -109,3 +114,45 @@ pub const OCCURRENCES_LISTED_MAX: usize = 1_000;
 pub const INVOKE_BYTES_MAX: usize = 4 << 10;
 /// Most arguments of an invoke target.
 pub const INVOKE_ARGS_MAX: usize = 64;
+/// Group of a schedule whose id names none, as in Quartz.
+pub const SCHEDULE_GROUP_DEFAULT: &str = "DEFAULT";
+/// Longest name of a schedule, in bytes: its tasks' ids carry it with a version and an instant.
+pub const SCHEDULE_NAME_BYTES_MAX: usize = 90;
+/// Longest tag of a request to run or backfill, in bytes: its tasks' ids carry it.
+pub const SCHEDULE_TAG_BYTES_MAX: usize = 20;
+/// Most schedules of a cluster: they are all in memory.
+pub const SCHEDULES_MAX: usize = 10_000;
+/// Deleted schedules that are kept, for their ledgers; the oldest give way.
+pub const SCHEDULES_DELETED_KEPT: usize = 1_000;
+/// Largest definition of a schedule, in bytes.
+pub const SCHEDULE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of the definitions of all schedules and their former versions, about: they are in memory.
+pub const SCHEDULES_BYTES_MAX: usize = 128 << 20;
+/// Versions of one schedule that are kept.
+pub const VERSIONS_KEPT: usize = 30;
+/// Versions of one schedule that may wait for the planner to get past them.
+pub const VERSIONS_WAITING_MAX: usize = 60;
+/// Lines of the ledger that all schedules keep together, about: 32 MB. What gives way stays
+/// provable by its count and a sum of hashes.
+pub const FIRES_KEPT: usize = 500_000;
+/// Lines that one schedule keeps at least, and at most.
+pub const FIRES_KEPT_LEAST: usize = 50;
+/// See [`FIRES_KEPT_LEAST`].
+pub const FIRES_KEPT_MOST: usize = 5_000;
+/// Occurrences in one `Fire` at most, so that no fold holds the state for long.
+pub const FIRE_MAX: usize = 1_024;
+/// Most occurrences of one schedule that may wait for the run before them, and most that are
+/// caught up with or backfilled at once.
+pub const QUEUE_MAX: usize = 1_000;
+/// Runs that are not over, of one schedule, that are told apart.
+pub const RUNNING_MAX: usize = 1_000;
+/// Occurrences that are started out of a queue in one fold at most.
+pub const START_MAX: usize = 64;
+/// How late an occurrence may begin unless its schedule says otherwise: Quartz's threshold.
+pub const MISFIRE_DEFAULT: Span = Span::minutes(1);
+/// An occurrence that is begun later than this is recorded as late.
+pub const LATE_AFTER: Span = Span::seconds(1);
+/// Distance between runs that are caught up with or backfilled, unless given.
+pub const PACE_DEFAULT: Span = Span(100);
+/// Runs that are caught up with unless given.
+pub const CATCH_UP_MAX_DEFAULT: u32 = 100;

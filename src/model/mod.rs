@@ -11,6 +11,7 @@
 //! An [`Event`] is what somebody asked for or what happened outside; the fold decides what it
 //! means and says so in an [`Outcome`]. A [`Change`] tells the node that owns a task what to do.
 
+mod app;
 mod batch;
 mod change;
 mod clock;
@@ -24,6 +25,7 @@ pub mod limits;
 mod outcome;
 mod placement;
 mod retry;
+mod schedule;
 mod sets;
 mod shown;
 mod span;
@@ -33,16 +35,19 @@ mod stages_doc;
 mod task;
 mod time;
 
+pub use app::Paused;
 pub use batch::{Batch, CodecError, decode, decode_first, encode};
 pub use change::Change;
 pub use clock::Clock;
 pub use event::*;
-pub use history::{AttemptEnd, Row, RowKind};
+pub use history::{AttemptEnd, Row, RowKind, Wait};
 pub use ids::{Boot, By, Digest, Epoch, Fence, IdError, Key, NodeId, Seq, Shard};
 pub use invoke::{Argument, Invoke, InvokeError};
-pub use outcome::{Outcome, Refusal};
+pub use outcome::{Outcome, Refusal, ScheduleBound};
 pub use placement::{Placement, PlacementError};
 pub use retry::{Backoff, Retry};
+pub use schedule::{CatchUp, Cause, Definition, Fate, Fire, OverlapPolicy, Pause, Queued, Running};
+pub use schedule::{Schedule, Version, proof_with, schedule_id};
 pub use sets::{Fill, ShardSet};
 pub use span::Span;
 pub use spec::{Body, HEADERS_MASKED, Http, MASK, Spec, SpecError, Target, When};

@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use super::{Fence, NodeId, Seq, ShardSet, Stage, Task};
+use super::{Fence, NodeId, Paused, Schedule, Seq, ShardSet, Stage, Task};
 
 /// The answer to one event.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -31,6 +31,16 @@ pub enum Outcome {
     Set {
         set: Box<ShardSet>,
         popped: Option<u16>,
+    },
+    /// Whether the application is paused after the event.
+    App(Option<Box<Paused>>),
+    /// A caller's event about a schedule took effect (or already had).
+    Schedule {
+        /// This event created it, made a version, or began a run.
+        new: bool,
+        /// As it is after it, with the lines of the ledger that the event wrote, if it asked for
+        /// runs.
+        schedule: Box<Schedule>,
     },
 }
 
@@ -71,4 +81,42 @@ pub enum Refusal {
          lives; make another set, which is a view over the same tasks"
     )]
     DefaultSet { held: u16 },
+    #[error("so many applications are paused already that no more can be: resume some first")]
+    TooManyPaused,
+    #[error("there is no such schedule")]
+    NoSchedule,
+    #[error(
+        "a schedule with this id exists and its definition differs; change it, or choose another id"
+    )]
+    ScheduleExists,
+    #[error("the schedule has changed since: its version is {version}; read it again")]
+    ScheduleChanged { version: u32 },
+    #[error("a run of the schedule is not over, and its overlap policy is skip")]
+    ScheduleRuns,
+    #[error("{most} {what} are the most there may be; delete schedules, or make them smaller")]
+    SchedulesFull { most: u64, what: ScheduleBound },
+    #[error(
+        "the planner has not got past the last changes of this schedule; try again in a moment"
+    )]
+    ScheduleBusy,
+}
+
+/// What there may not be more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum ScheduleBound {
+    Schedules,
+    /// Of all their definitions and former versions.
+    Bytes,
+    /// Of occurrences that wait for a run to end.
+    Waiting,
+}
+
+impl std::fmt::Display for ScheduleBound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            ScheduleBound::Schedules => "schedules",
+            ScheduleBound::Bytes => "bytes of definitions, former versions included,",
+            ScheduleBound::Waiting => "occurrences that wait for a run to end",
+        })
+    }
 }

@@ -8,7 +8,7 @@ use super::settings::{Engine, Keep, Settings, Timing};
 use crate::api::AccessRotation;
 use crate::executor::{Guard, Rule};
 use crate::log::EngineKind;
-use crate::raft::{self, Cadence, Origin, Retention, ScrubPace, Watch};
+use crate::raft::{self, Cadence, Origin, Retention, ScrubPace, Watch, Watermark};
 
 impl Config {
     /// Turns checked settings into a node's start.
@@ -85,6 +85,11 @@ impl Config {
             total: settings.callbacks.total as usize,
             placement: settings.placement.placement()?,
             placement_threshold: settings.placement.threshold,
+            call_bytes: usize::try_from(settings.callbacks.max_bytes).unwrap_or(usize::MAX),
+            breaker: settings.callbacks.breaker.settings(),
+            app_rate: settings.limits.app_submits_per_second,
+            disk: Watermark::parse(&settings.disk.refuse_below)
+                .map_err(|e| format!("disk.refuse_below: {e}"))?,
             access_log: access_log(settings),
         })
     }

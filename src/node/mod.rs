@@ -14,6 +14,7 @@ mod rim;
 pub mod settings;
 pub mod settings_keys;
 pub mod settings_load;
+mod settings_pressure;
 pub mod telemetry;
 mod wires;
 
@@ -28,11 +29,16 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::metrics::Numbers;
 use crate::api::{self, AccessLog, AccessRotation, Api, ApiSettings};
-use crate::executor::{Executor, Guard, HttpDelivery, Settings as ExecutorSettings};
+use crate::executor::{
+    BreakerSettings, Executor, Guard, HttpDelivery, Settings as ExecutorSettings,
+};
 use crate::log::{DirLock, EngineKind, Identity, LogStore};
-use crate::model::{Clock, NodeId, Placement};
-use crate::raft::{self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, TlsFiles, Watch};
+use crate::model::{Clock, NodeId, Placement, Time};
+use crate::raft::{
+    self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, TlsFiles, Watch, Watermark,
+};
 
 pub use clock::SystemClock;
 pub use part::Part;
@@ -73,6 +79,12 @@ pub struct Config {
     pub placement: Placement,
     /// A node with this load gives work away.
     pub placement_threshold: f64,
+    /// Bytes of the tasks that are called at once.
+    pub call_bytes: usize,
+    pub breaker: BreakerSettings,
+    /// Submits a second of one application; 0 for no such bound.
+    pub app_rate: u32,
+    pub disk: Watermark,
     /// Where the access log is kept, for how many days, in how long files; `None`: it is not.
     pub access_log: Option<(PathBuf, usize, AccessRotation)>,
 }
@@ -112,7 +124,9 @@ impl Node {
         let cluster = Arc::new(OnceLock::new());
         let executor = Arc::new(OnceLock::new());
         let stop_server = CancellationToken::new();
-        let server = serve(&config, listener, &clock, &cluster, &executor, &stop_server)?;
+        let ends = wires.ends();
+        let shared = (&cluster, &executor);
+        let server = serve(&config, listener, &clock, shared, ends, &stop_server)?;
 
         let settings = executor_settings(&config);
         let options = raft::Options {
@@ -133,8 +147,10 @@ impl Node {
             cadence: config.cadence,
             scrub: config.scrub,
             watch: config.watch,
+            app_rate: config.app_rate,
+            disk: config.disk,
             node_timeout: config.node_timeout,
-            clock,
+            clock: clock.clone(),
             fault,
         };
         let delivery = Arc::new(HttpDelivery::new(&settings));
@@ -218,6 +234,8 @@ fn executor_settings(config: &Config) -> ExecutorSettings {
         total: config.total,
         placement: config.placement.clone(),
         placement_threshold: config.placement_threshold,
+        bytes: config.call_bytes,
+        breaker: config.breaker,
         lease: config.timing.owner_lease(),
         ..ExecutorSettings::new(config.id, config.guard.clone())
     }
@@ -228,8 +246,8 @@ fn serve(
     config: &Config,
     listener: TcpListener,
     clock: &Arc<dyn Clock>,
-    cluster: &Arc<OnceLock<Cluster>>,
-    executor: &Arc<OnceLock<Executor>>,
+    (cluster, executor): (&Arc<OnceLock<Cluster>>, &Arc<OnceLock<Executor>>),
+    certificate_ends: impl Fn() -> Option<Time> + Send + Sync + 'static,
     stop: &CancellationToken,
 ) -> anyhow::Result<JoinHandle<()>> {
     let open = |(dir, days, rotation): &(PathBuf, usize, AccessRotation)| {
@@ -238,9 +256,13 @@ fn serve(
     };
     let access = config.access_log.as_ref().map(open).transpose()?;
     let mut metrics = Registry::default();
+    let seen = executor.clone();
     let (for_numbers, executor, log) = (cluster.clone(), executor.clone(), access.clone());
     let source = move || match (for_numbers.get(), executor.get()) {
-        (Some(cluster), Some(executor)) => numbers::read(cluster, executor, log.as_ref()),
+        (Some(cluster), Some(executor)) => Numbers {
+            certificate_ends: certificate_ends(),
+            ..numbers::read(cluster, executor, log.as_ref())
+        },
         _ => Default::default(),
     };
     api::metrics::register(&mut metrics, Arc::new(source));
@@ -252,6 +274,7 @@ fn serve(
         metrics: Arc::new(metrics),
         check_target: Arc::new(move |http| guard.check_url(http)),
         new_id: Arc::new(new_id),
+        targets: Arc::new(move || seen.get().map(Executor::targets).unwrap_or_default()),
         access,
     });
     let (limits, stop) = (config.limits, stop.clone());

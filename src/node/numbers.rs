@@ -1,7 +1,7 @@
 //! Numbers for the metrics page, from the floors that count them.
 
 use crate::api::AccessLog;
-use crate::api::metrics::{DutyNumbers, Histogram, Numbers};
+use crate::api::metrics::{BreakerNumbers, DutyNumbers, Histogram, Numbers};
 use crate::executor::Executor;
 use crate::raft::{COMMIT_BOUNDS, Cluster, Duty};
 
@@ -35,8 +35,33 @@ pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&Acces
         history_tasks: past.tasks,
         history_bytes: past.bytes,
         duties: Duty::ALL.into_iter().map(|d| duty(cluster, d)).collect(),
+        targets: targets(executor),
+        paused_apps: cluster.state().read(|s| s.paused_apps().count() as u64),
+        disk_free_bytes: cluster.disk().0,
+        disk_low: cluster.disk().1,
+        certificate_ends: None,
         access_lines_dropped: access.map_or(0, |log| log.dropped() as u64),
     }
+}
+
+/// How many targets there are by the state of their breaker, and what waits there.
+fn targets(executor: &Executor) -> Vec<BreakerNumbers> {
+    let seen = executor.targets();
+    ["closed", "half_open", "open"]
+        .into_iter()
+        .map(|name| {
+            let mut numbers = BreakerNumbers {
+                state: name,
+                targets: 0,
+                queued: 0,
+            };
+            for target in seen.iter().filter(|target| target.breaker.name() == name) {
+                numbers.targets += 1;
+                numbers.queued += target.queued as u64;
+            }
+            numbers
+        })
+        .collect()
 }
 
 fn duty(cluster: &Cluster, duty: Duty) -> DutyNumbers {

@@ -2,7 +2,8 @@
 //! documentation follow.
 //!
 //! A TOML file is overridden by the environment, and that by flags (`settings_load`). The keys,
-//! their kinds and their descriptions stand in `settings_keys`; tests hold the two together.
+//! their kinds and their descriptions stand in `settings_keys`; tests hold the two together. Those of
+//! what holds work back have a file of their own (`settings_pressure`).
 
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -10,10 +11,11 @@ use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+pub use super::settings_pressure::{Breaker, Callbacks, Disk, Limits};
 use crate::api::{AccessRotation, ApiSettings, Compat, Credential, is_loopback, serve};
 use crate::model::limits::{LABEL_BYTES_MAX, LABELS_MAX};
 use crate::model::{NodeId, Placement, Span};
-use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, TlsFiles, Watch};
+use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, TlsFiles, Watch, Watermark};
 
 /// The settings of one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +30,7 @@ pub struct Settings {
     pub log: Log,
     pub store: Store,
     pub scrub: Scrub,
+    pub disk: Disk,
     pub callbacks: Callbacks,
     pub placement: PlacementSettings,
     pub retention: Retention,
@@ -174,15 +177,6 @@ pub struct Scrub {
     pub bytes_per_second: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Callbacks {
-    pub allow: Vec<String>,
-    pub deny: Vec<String>,
-    pub per_target: u32,
-    pub total: u32,
-}
-
 /// On which node attempts are carried out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -258,16 +252,6 @@ pub enum Format {
     Json,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    pub connections: usize,
-    pub head_timeout: Span,
-    pub body_timeout: Span,
-    pub idle_timeout: Span,
-    pub shutdown_grace: Span,
-}
-
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -280,6 +264,7 @@ impl Default for Settings {
             log: Log::default(),
             store: Store::default(),
             scrub: Scrub::default(),
+            disk: Disk::default(),
             callbacks: Callbacks::default(),
             placement: PlacementSettings::default(),
             retention: Retention::default(),
@@ -350,17 +335,6 @@ impl Default for Scrub {
     }
 }
 
-impl Default for Callbacks {
-    fn default() -> Callbacks {
-        Callbacks {
-            allow: vec![],
-            deny: vec![],
-            per_target: 64,
-            total: 4096,
-        }
-    }
-}
-
 impl Default for PlacementSettings {
     fn default() -> PlacementSettings {
         PlacementSettings {
@@ -416,19 +390,6 @@ impl Default for Telemetry {
     }
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        let limits = serve::Limits::default();
-        Limits {
-            connections: limits.connections,
-            head_timeout: limits.head.into(),
-            body_timeout: limits.body.into(),
-            idle_timeout: limits.idle.into(),
-            shutdown_grace: limits.grace.into(),
-        }
-    }
-}
-
 /// TOML's keys are text; node ids are numbers.
 fn numbered<'de, D: Deserializer<'de>>(
     deserializer: D,
@@ -476,6 +437,15 @@ impl Settings {
         for (key, wrong) in [
             ("callbacks.per_target", self.callbacks.per_target == 0),
             ("callbacks.total", self.callbacks.total == 0),
+            ("callbacks.max_bytes", self.callbacks.max_bytes == 0),
+            (
+                "callbacks.breaker.window",
+                self.callbacks.breaker.window == Span::ZERO,
+            ),
+            (
+                "callbacks.breaker.probes",
+                self.callbacks.breaker.probes == 0,
+            ),
             ("raft.snapshot_entries", self.raft.snapshot_entries == 0),
             ("store.checkpoint_tasks", self.store.checkpoint_tasks == 0),
             ("store.checkpoint_bytes", self.store.checkpoint_bytes == 0),
@@ -514,6 +484,10 @@ impl Settings {
                 "node.labels: at most {LABELS_MAX}, names and values of 1 to {LABEL_BYTES_MAX} bytes"
             ));
         }
+        if self.callbacks.breaker.percent > 100 {
+            return Err("callbacks.breaker.percent: must be 100 or less; 0 turns it off".into());
+        }
+        Watermark::parse(&self.disk.refuse_below).map_err(|e| format!("disk.refuse_below: {e}"))?;
         if self.scrub.bytes_per_second < SCRUB_BYTES_PER_SECOND_MIN {
             return Err(format!(
                 "scrub.bytes_per_second: must be {SCRUB_BYTES_PER_SECOND_MIN} or more; scrub.every = \"0s\" turns it off"
@@ -654,7 +628,7 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 18] = [
+        let wrong: [(&str, Change); 20] = [
             ("callbacks.total", |s| s.callbacks.total = 0),
             ("placement.default", |s| {
                 s.placement.default = "master".into()
@@ -663,6 +637,10 @@ mod tests {
             ("placement.threshold", |s| s.placement.threshold = 1.1),
             ("node.labels", |s| {
                 s.node.labels = [("gpu".into(), String::new())].into()
+            }),
+            ("disk.refuse_below", |s| s.disk.refuse_below = "much".into()),
+            ("callbacks.breaker.percent", |s| {
+                s.callbacks.breaker.percent = 101
             }),
             ("cluster.tls.ca and cluster.tls.key", |s| {
                 s.cluster.tls.cert = Some("c".into())

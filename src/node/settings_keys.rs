@@ -219,6 +219,12 @@ pub const KEYS: &[Key] = &[
         "how fast that reads",
     ),
     key(
+        "disk.refuse_below",
+        Kind::Text,
+        "",
+        "with less free space no submits are taken, while outcomes and cancels are: `512MiB` (but at most a tenth of the file system), `5%`; `0`: off",
+    ),
+    key(
         "callbacks.allow",
         Kind::List,
         "",
@@ -234,7 +240,49 @@ pub const KEYS: &[Key] = &[
         "callbacks.per_target",
         Kind::Number,
         "",
-        "calls at once to one target",
+        "calls at once to one target; one that fails, answers 429 or becomes slow gets fewer for a while",
+    ),
+    key(
+        "callbacks.max_bytes",
+        Kind::Number,
+        "",
+        "bytes of the tasks that are being called at once; one call always fits",
+    ),
+    key(
+        "callbacks.breaker.percent",
+        Kind::Number,
+        "",
+        "a target is left alone when so many percent of its calls failed (no answer, or 5xx); `0`: never",
+    ),
+    key(
+        "callbacks.breaker.calls",
+        Kind::Number,
+        "",
+        "of at least so many",
+    ),
+    key(
+        "callbacks.breaker.window",
+        Kind::Span,
+        "",
+        "within this time",
+    ),
+    key(
+        "callbacks.breaker.open",
+        Kind::Span,
+        "",
+        "for so long at first, and twice as long each time that it has not become better; what is due there waits",
+    ),
+    key(
+        "callbacks.breaker.open_max",
+        Kind::Span,
+        "",
+        "but no longer than this",
+    ),
+    key(
+        "callbacks.breaker.probes",
+        Kind::Number,
+        "",
+        "calls at once to see whether it is well again, and how many of them must go well",
     ),
     key(
         "callbacks.total",
@@ -391,6 +439,12 @@ pub const KEYS: &[Key] = &[
         Kind::Span,
         "",
         "for requests that run when the node stops",
+    ),
+    key(
+        "limits.app_submits_per_second",
+        Kind::Number,
+        "",
+        "tasks that one application may submit in a second, over the whole cluster; more are answered 429; `0`: no such bound, only an equal part of the room",
     ),
 ];
 

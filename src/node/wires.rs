@@ -5,7 +5,7 @@ use tokio::net::TcpListener;
 
 use super::Config;
 use crate::api::is_loopback;
-use crate::model::Clock;
+use crate::model::{Clock, Time};
 use crate::raft::{Listener, Network, Port, Taker, Tcp, Tls};
 
 /// The peer network of a node.
@@ -38,6 +38,12 @@ impl Wires {
             Some(tls) => tls.clone(),
             None => Arc::new(Tcp),
         }
+    }
+
+    /// When the certificate in use ends, asked again each time.
+    pub fn ends(&self) -> impl Fn() -> Option<Time> + Send + Sync + 'static {
+        let tls = self.tls.clone();
+        move || tls.as_ref().map(|tls| tls.ends_at())
     }
 
     /// What comes in at a port.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::Watermark;
 use super::{
     Cadence, Class, Cluster, Directory, Errand, Options, Origin, Port, Retention, Rim, Running,
     ScrubPace, Tcp, Threads, Timing, Watch, start,
@@ -133,6 +134,8 @@ impl Alone {
             cadence,
             scrub: ScrubPace::default(),
             watch,
+            app_rate: 0,
+            disk: Watermark::Bytes(0),
             node_timeout: Duration::from_secs(30),
             clock,
             fault: Arc::new(|why| panic!("{why}")),

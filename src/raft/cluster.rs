@@ -11,9 +11,10 @@ use tokio::time::Instant;
 
 use super::inner::Inner;
 use super::peer::{CallError, Lane};
-use super::proposer::{Class, Commits};
+use super::proposer::Commits;
 use super::types::{Member, Raft};
 use super::view::{ClusterView, Facts, NodeView, Scrubbed, ShardView};
+use super::waiting::Class;
 use super::wire::{self, Propose, Verdict, Withdraw};
 use crate::bugs::{self, Bug};
 use crate::model::{
@@ -38,13 +39,20 @@ pub struct Decided {
     pub outcome: Outcome,
 }
 
-/// Why there is no answer. The first two surely had no effect.
+/// Why there is no answer. All but the last two surely had no effect.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Busy {
     #[error("no leader is known at the moment")]
     NoLeader,
     #[error("too much is waiting already")]
     Overloaded { retry_after: Span },
+    #[error("the application submits faster than limits.app_submits_per_second allows")]
+    TooFast { retry_after: Span },
+    #[error(
+        "the disks of the cluster are nearly full (disk.refuse_below): no tasks are taken until \
+         there is room; outcomes and cancels are"
+    )]
+    NoRoom { retry_after: Span },
     #[error("the outcome is unknown: ask, or send the same again")]
     Unknown,
     #[error("this node cannot read its own record")]
@@ -418,6 +426,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// Bytes free on this node's disk, and whether that is less than it should be.
+    pub fn disk(&self) -> (u64, bool) {
+        (self.0.room.free(), self.0.room.is_low())
+    }
+
     /// The whole cluster, asked freshly.
     pub async fn view(&self) -> ClusterView {
         let (leader, term, voters) = match self.0.raft() {
@@ -587,6 +600,9 @@ fn may_repeat(event: &Event) -> bool {
         Event::Cancel(_) | Event::Change(_) | Event::Run(_) => false,
         // The second would hand out what nobody gets, or what somebody has.
         Event::PopShard(_) | Event::FillSets(_) => false,
+        // Somebody else may have said the opposite in between.
+        Event::Pause(_) | Event::Resume(_) => false,
+        Event::DeleteSchedule(_) => false,
         Event::Complete(complete) => complete.ok && complete.fence.is_some(),
         _ => true,
     }
@@ -595,7 +611,14 @@ fn may_repeat(event: &Event) -> bool {
 /// The last verdict on an event of which an earlier proposal may have been decided, or not.
 fn settle(verdict: Verdict, maybe: bool) -> Verdict {
     match verdict {
-        Verdict::NotLeader | Verdict::Overloaded { .. } if maybe => Verdict::Unknown,
+        Verdict::NotLeader
+        | Verdict::Overloaded { .. }
+        | Verdict::TooFast { .. }
+        | Verdict::NoRoom { .. }
+            if maybe =>
+        {
+            Verdict::Unknown
+        }
         verdict => verdict,
     }
 }
@@ -621,6 +644,12 @@ fn answer(verdict: Verdict) -> Result<Decided, Busy> {
     match verdict {
         Verdict::Decided { index, outcome } => Ok(Decided { index, outcome }),
         Verdict::NotLeader => Err(Busy::NoLeader),
+        Verdict::TooFast { retry_after_ms } => Err(Busy::TooFast {
+            retry_after: Span(retry_after_ms),
+        }),
+        Verdict::NoRoom { retry_after_ms } => Err(Busy::NoRoom {
+            retry_after: Span(retry_after_ms),
+        }),
         Verdict::Overloaded { retry_after_ms } => Err(Busy::Overloaded {
             retry_after: Span(retry_after_ms),
         }),

@@ -1,5 +1,5 @@
-//! What only a leader does: see who owns the shards (`owners.rs`), trigger what is due, retire what
-//! is old.
+//! What only a leader does: see who owns the shards (`owners.rs`), plan schedules (`planner.rs`),
+//! trigger what is due, retire what is old.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -10,10 +10,11 @@ use super::inner::Inner;
 use super::lead;
 use super::lifecycle::{self, Duty, Handled};
 use super::owners::Owners;
-use super::proposer::Class;
+use super::planner;
 use super::runner::blocking;
 use super::types::Raft;
 use super::view::SKEW_MAX_US;
+use super::waiting::Class;
 use super::wire::Verdict;
 use crate::model::limits::{RETIRE_MAX, TRIGGER_MAX};
 use crate::model::{Event, NodeId, Outcome, Retire, Span, Time, Trigger};
@@ -68,6 +69,7 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft, term: u64) {
     tokio::select! {
         () = owners.run(&settled) => {}
         () = triggers => {}
+        () = planner::run(inner, raft, term) => {}
         () = lifecycle::regularly(inner, Duty::Retire, retire) => {}
         () = lifecycle::regularly(inner, Duty::Watchdog, watch) => {}
     }
@@ -337,7 +339,7 @@ pub(crate) async fn retire(inner: &Inner) -> Result<Handled, Busy> {
     while pending() {
         let verdicts = inner
             .proposer
-            .propose(Class::Submit, vec![event.clone().into()])
+            .propose(Class::Retire, vec![event.clone().into()])
             .await;
         match verdicts.first() {
             Some(Verdict::Decided {

@@ -14,6 +14,7 @@ use super::peer::{Peers, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
+use super::room::{Room, Watermark};
 use super::runner::Runner;
 use super::scrub::{ScrubPace, Scrubbing};
 use super::sending::Sending;
@@ -118,6 +119,9 @@ pub(crate) struct Inner {
     /// When it was made, or this node started: ms of the steady clock.
     pub(crate) checkpoint_at_ms: AtomicU64,
     pub(crate) scrub: Scrubbing,
+    /// Below it no submits are taken.
+    pub(crate) disk: Watermark,
+    pub(crate) room: Room,
     /// When the last pass of the scrub ended, or this node started: ms of the steady clock.
     pub(crate) scrubbed_at_ms: AtomicU64,
     /// The log's last index when this process opened it.
@@ -211,6 +215,7 @@ impl Inner {
             checkpoint: self.checkpoint.load(Ordering::Relaxed),
             hashes,
             scrub: self.scrub.scrubbed(),
+            low: self.room.is_low(),
             resigns: self.resigns() || self.skewed.load(Ordering::SeqCst),
             lag_us,
             queue_age_ms: self.rim.queue_age().as_millis() as u64,

@@ -13,7 +13,7 @@ use crate::model::Span;
 /// Never less: the scheduler's own wake-up takes about that.
 const LEAD_MIN: Span = Span::millis(2);
 /// Never more: a task that is handed to its owner is harder to cancel.
-const LEAD_MAX: Span = Span::millis(250);
+pub(super) const LEAD_MAX: Span = Span::millis(250);
 /// As long as nobody has measured anything.
 const LEAD_FIRST: Span = Span::millis(20);
 /// So many triggers are remembered.

@@ -31,6 +31,8 @@ pub(crate) struct Folded {
     pub(crate) applied: watch::Sender<u64>,
     /// Something new may be due: the leader looks again.
     pub(crate) due: Notify,
+    /// The planner has something to look at.
+    pub(crate) plan: Notify,
     /// A task reached a final stage.
     pub(crate) finished: tokio::sync::broadcast::Sender<Seq>,
     /// What no checkpoint has yet.
@@ -53,6 +55,7 @@ impl Folded {
         Folded {
             applied: watch::Sender::new(0),
             due: Notify::new(),
+            plan: Notify::new(),
             finished: tokio::sync::broadcast::Sender::new(FINISHED_BACKLOG),
             gathered: Arc::new(Gathered::new(cadence.tasks, cadence.bytes)),
             lifecycle: Lifecycle::default(),
@@ -121,6 +124,7 @@ impl Machine {
     /// Who acts on effects from now on.
     pub(crate) fn set_rim(&mut self, rim: Arc<dyn Rim>) {
         rim.new_term(self.term);
+        rim.changed(&[self.state.read(|state| state.paused_change())]);
         self.rim = rim;
     }
 
@@ -149,12 +153,15 @@ impl Machine {
                 let batch = Batch::decode(&payload.0).map_err(io::Error::other)?;
                 let proposed = is_trigger(&batch).then_some(batch.now);
                 let changes = &mut self.changes;
-                let gathered;
-                (reply.0, gathered) = self.state.write(|state| {
+                let (gathered, wants_planner);
+                (reply.0, gathered, wants_planner) = self.state.write(|state| {
                     state.prepare(&batch).map_err(io::Error::other)?;
                     let outcomes = state.apply(index, batch, changes);
-                    Ok::<_, io::Error>((outcomes, state.gathered()))
+                    Ok::<_, io::Error>((outcomes, state.gathered(), state.wants_planner()))
                 })?;
+                if wants_planner {
+                    self.folded.plan.notify_one();
+                }
                 self.folded.gathered.note(gathered, payload.0.len());
                 if let Some(proposed) = proposed {
                     self.measured(index, proposed);
@@ -225,14 +232,16 @@ impl Machine {
     /// After a jump over part of the log: what is open here and was never handed out.
     fn hand_out_all(&mut self) {
         let me = self.me;
-        let (open, assigned) = self.state.read(|state| {
+        let (paused, open, assigned) = self.state.read(|state| {
             let mine = state.shards().map(|(_, held)| held);
             let mine = mine.filter(|held| (held.node, held.boot) == me);
             (
+                state.paused_change(),
                 state.open_after(me.0, None, usize::MAX),
                 mine.map(|held| held.epoch).min(),
             )
         });
+        self.changes.push(paused);
         // The assignment itself may lie in what was jumped over.
         self.changes.extend(assigned.map(|epoch| Change::Assigned {
             node: me.0,

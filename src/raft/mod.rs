@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cluster.rs   what the floors above use: decide, barrier, view, add
-//!   proposer.rs   batches events into entries, on the leader
+//!   proposer.rs   batches events into entries, on the leader; before it they wait in waiting.rs, where
+//!                 turns.rs is fair to applications
 //!   duties.rs     what a leader does: owners.rs (balance.rs), triggers (lead.rs), retention, watchdog.rs
 //!   lease.rs      how long an owner may begin attempts
 //!   operate.rs    another leader, a node without work: as operators ask
@@ -15,7 +16,7 @@
 //! members.rs   nodes added, removed, replaced; the lead moved
 //! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
 //! recover.rs   one survivor goes on alone, when a majority is lost for good
-//! scrub.rs     looks for rot in log and store
+//! scrub.rs     looks for rot in log and store      room.rs    for room on the disk
 //! folder.rs, runner.rs, chance.rs  where a simulation puts its disk, its order, its dice
 //! ```
 
@@ -44,10 +45,12 @@ mod network;
 mod operate;
 mod owners;
 mod peer;
+mod planner;
 mod proposer;
 mod receive;
 mod recover;
 mod rim;
+mod room;
 mod runner;
 mod scrub;
 mod sending;
@@ -58,9 +61,11 @@ mod storage;
 #[cfg(test)]
 mod suite;
 mod timing;
+mod turns;
 mod types;
 mod upkeep;
 mod view;
+mod waiting;
 mod watchdog;
 mod wire;
 
@@ -75,9 +80,10 @@ pub use peer::{
     Accepted, Arrival, Authority, Connecting, Connection, Duplex, Issued, Listener, Network, Port,
     Taker, Tcp, Tls, TlsFiles,
 };
-pub use proposer::{COMMIT_BOUNDS, Class, Commits};
+pub use proposer::{COMMIT_BOUNDS, Commits};
 pub use recover::{Standing, go_on_alone, standing};
 pub use rim::Rim;
+pub use room::Watermark;
 pub use runner::{Runner, Threads};
 pub use scrub::{SCRUB_BYTES_PER_SECOND_MIN, ScrubPace};
 pub use start::{Options, Running, StartError, start};
@@ -85,6 +91,7 @@ pub use timing::Timing;
 pub use types::{MemberShown, Members, membership};
 pub use upkeep::Cadence;
 pub use view::{ClusterView, NodeView, Scrubbed, ShardView};
+pub use waiting::Class;
 pub use watchdog::{CAUSE as WATCHDOG, Watch};
 #[cfg(any(test, fuzzing))]
 pub(crate) use wire::read_anything;

@@ -1,74 +1,34 @@
 //! The way into the log: what arrives while an entry is under way shares the next one.
 //!
-//! Only the leader's proposer appends. Work is taken by class, most urgent first, as much as one
-//! entry may hold; the entry gets one stamp, is encoded once, and is written fenced with the
+//! Only the leader's proposer appends. What waits (`waiting.rs`) is taken by class, most urgent first,
+//! as much as one entry may hold; the entry gets one stamp, is encoded once, and is written fenced with the
 //! leader's id, so that nothing decided under one term is appended under another.
 
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::gathered::Gathered;
 use super::types::{Payload, Raft, Reply, Types};
+use super::waiting::{Class, Request, Waiting, by_app};
 use super::wire::Verdict;
 use crate::bugs::{self, Bug};
-use crate::model::limits::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX};
-use crate::model::{Batch, Clock, Event, Span, Time};
+use crate::model::{Batch, Clock, Event, Time};
 use crate::state::Shared;
 
-/// Order of work under load, most urgent first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    Trigger = 0,
-    Outcome = 1,
-    Cancel = 2,
-    Submit = 3,
-}
-
-impl Class {
-    pub(crate) const ALL: [Class; 4] =
-        [Class::Trigger, Class::Outcome, Class::Cancel, Class::Submit];
-
-    pub(crate) fn from_number(number: u8) -> Option<Class> {
-        Class::ALL.get(usize::from(number)).copied()
-    }
-}
-
-/// Events that may wait in one class.
-const WAITING_EVENTS_MAX: usize = 65_536;
-/// Bytes that may wait in one class.
-const WAITING_BYTES_MAX: usize = 128 << 20;
 /// Entries under way at once. Two keep the disk and the network busy at the same time; more
 /// only make the entries smaller: with four, 64 clients got a tenth less through.
 const ENTRIES_UNDER_WAY: usize = 2;
-/// What an overloaded client is asked to wait.
-const RETRY_AFTER: Span = Span::seconds(1);
 /// So long nobody waits for an entry; then its outcome is unknown.
 const OUTCOME_WITHIN: Duration = Duration::from_secs(15);
 
-struct Request {
-    events: Vec<Event>,
-    /// How many they were, also after they moved into the entry.
-    count: usize,
-    bytes: usize,
-    reply: oneshot::Sender<Vec<Verdict>>,
-}
-
-#[derive(Default)]
-struct Queue {
-    requests: VecDeque<Request>,
-    events: usize,
-    bytes: usize,
-}
-
 /// See the module.
 pub(crate) struct Proposer {
-    queues: Mutex<[Queue; 4]>,
+    waiting: Mutex<Waiting>,
     work: Notify,
     /// The term in which this node may propose; 0 for none. Opened by the leader's duties once
     /// the term's first entry is folded and the clocks are known.
@@ -107,9 +67,10 @@ impl Commits {
 }
 
 impl Proposer {
-    pub(crate) fn new(clock: Arc<dyn Clock>, gathered: Arc<Gathered>) -> Proposer {
+    /// `rate`: submits a second that each application may make; 0 for no such bound.
+    pub(crate) fn new(clock: Arc<dyn Clock>, gathered: Arc<Gathered>, rate: u32) -> Proposer {
         Proposer {
-            queues: Mutex::default(),
+            waiting: Mutex::new(Waiting::new(rate)),
             work: Notify::new(),
             open_term: AtomicU64::new(0),
             distrusted: AtomicBool::new(false),
@@ -147,38 +108,38 @@ impl Proposer {
         lock(&self.commit).clone()
     }
 
-    /// Queues events for the next entry and waits for what becomes of them.
+    /// Queues events for the next entry and waits for what becomes of them. Those of several
+    /// applications go separate ways, each with its own.
     pub(crate) async fn propose(&self, class: Class, events: Vec<Event>) -> Vec<Verdict> {
         let count = events.len();
         if !self.is_open() {
             return vec![Verdict::NotLeader; count];
         }
-        let bytes = events.iter().map(size).sum();
-        let (reply, answer) = oneshot::channel();
-        {
-            let mut queues = lock(&self.queues);
-            let queue = &mut queues[class as usize];
-            let full = queue.events + count > WAITING_EVENTS_MAX
-                || queue.bytes + bytes > WAITING_BYTES_MAX;
-            if full && queue.events > 0 {
-                let verdict = Verdict::Overloaded {
-                    retry_after_ms: RETRY_AFTER.0,
-                };
-                return vec![verdict; count];
+        let mut verdicts = vec![Verdict::Unknown; count];
+        let mut answers = Vec::new();
+        for (app, part) in by_app(class, events) {
+            let (places, events): (Vec<usize>, _) = part.into_iter().unzip();
+            let (request, answer) = Request::new(events);
+            let now = self.clock.steady();
+            match lock(&self.waiting).push(class, &app, request, now) {
+                Ok(()) => answers.push((places, answer)),
+                Err(refused) => places.iter().for_each(|n| verdicts[*n] = refused.clone()),
             }
-            queue.events += count;
-            queue.bytes += bytes;
-            queue.requests.push_back(Request {
-                events,
-                count,
-                bytes,
-                reply,
-            });
         }
         self.work.notify_one();
-        answer
-            .await
-            .unwrap_or_else(|_| vec![Verdict::Unknown; count])
+        for (places, answer) in answers {
+            // A dropped reply says that the outcome is unknown.
+            let decided = answer.await.unwrap_or_default();
+            for (n, verdict) in places.into_iter().zip(decided) {
+                verdicts[n] = verdict;
+            }
+        }
+        verdicts
+    }
+
+    /// Whether submits are refused, because there is no room on disk.
+    pub(crate) fn shut(&self, shut: bool) {
+        lock(&self.waiting).shut = shut;
     }
 
     /// Appends what is queued, until told to stop.
@@ -204,34 +165,10 @@ impl Proposer {
         }
     }
 
-    /// The next entry's requests: whole ones, by class. Submits stay while the state has more of
-    /// them than its checkpoints can follow; what is due must not wait for these.
+    /// The next entry's requests.
     fn take(&self) -> Vec<Request> {
         let held_back = self.gathered.holds_back();
-        let classes = match held_back {
-            true => Class::Submit as usize,
-            false => Class::ALL.len(),
-        };
-        let mut queues = lock(&self.queues);
-        let (mut taken, mut events, mut bytes) = (Vec::new(), 0, 0);
-        for queue in queues.iter_mut().take(classes) {
-            while let Some(next) = queue.requests.front() {
-                let fits = events + next.count <= BATCH_EVENTS_MAX
-                    && bytes + next.bytes <= BATCH_BYTES_MAX;
-                if !fits && !taken.is_empty() {
-                    return taken;
-                }
-                let Some(request) = queue.requests.pop_front() else {
-                    break;
-                };
-                queue.events -= request.count;
-                queue.bytes -= request.bytes;
-                events += request.count;
-                bytes += request.bytes;
-                taken.push(request);
-            }
-        }
-        taken
+        lock(&self.waiting).take(held_back)
     }
 
     async fn append(
@@ -301,22 +238,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// About how many bytes an event takes in the log.
-fn size(event: &Event) -> usize {
-    const SMALL: usize = 200;
-    match event {
-        Event::Submit(e) => e.spec.len() + SMALL,
-        Event::Change(e) => e.spec.as_ref().map_or(0, |spec| spec.len()) + SMALL,
-        Event::Done(e) => e.end.answer.as_ref().map_or(0, |text| text.len()) + SMALL,
-        Event::Failed(e) => e.end.answer.as_ref().map_or(0, |text| text.len()) + SMALL,
-        Event::Started(e) => e.attempts.len() * 40 + SMALL,
-        _ => SMALL,
-    }
-}
-
 fn refuse(requests: Vec<Request>) {
     for request in requests {
-        let count = request.count;
+        let count = request.count();
         // Whoever asked may have gone.
         let _ = request.reply.send(vec![Verdict::NotLeader; count]);
     }
@@ -325,7 +249,7 @@ fn refuse(requests: Vec<Request>) {
 fn distribute(requests: Vec<Request>, index: u64, reply: Reply) {
     let mut outcomes = reply.0.into_iter();
     for request in requests {
-        let verdicts = outcomes.by_ref().take(request.count);
+        let verdicts = outcomes.by_ref().take(request.count());
         let verdicts = verdicts
             .map(|outcome| Verdict::Decided { index, outcome })
             .collect();
@@ -356,7 +280,7 @@ mod tests {
     }
 
     fn proposer() -> Proposer {
-        Proposer::new(Arc::new(Still), Arc::new(Gathered::new(10, 1_000)))
+        Proposer::new(Arc::new(Still), Arc::new(Gathered::new(10, 1_000)), 0)
     }
 
     #[test]
@@ -386,13 +310,20 @@ mod tests {
         assert_eq!(proposer.term(), 7);
         proposer.trust(false);
         assert!(!proposer.is_open() && proposer.term() == 0);
-        let refused = proposer.propose(Class::Submit, Vec::new()).now_or_never();
-        assert_eq!(refused.map(|verdicts| verdicts.len()), Some(0), "at once");
+        let event = || -> Vec<Event> {
+            let (app, by) = ("shop".into(), "test".into());
+            vec![crate::model::ResumeApp { app, by }.into()]
+        };
+        let refused = proposer.propose(Class::Cancel, event()).now_or_never();
+        assert!(
+            matches!(refused.unwrap()[..], [Verdict::NotLeader]),
+            "at once"
+        );
         proposer.open(8);
         assert_eq!(proposer.term(), 0, "whoever opens it");
         proposer.trust(true);
         assert_eq!(proposer.term(), 8);
-        let waits = proposer.propose(Class::Submit, Vec::new()).now_or_never();
+        let waits = proposer.propose(Class::Cancel, event()).now_or_never();
         assert!(waits.is_none(), "for the next entry");
     }
 }

@@ -21,6 +21,7 @@ use super::peer::{Listener, Network, Peers, Secret, Self_};
 use super::proposer::Proposer;
 use super::receive::Receiving;
 use super::rim::Rim;
+use super::room::{self, Room, Watermark};
 use super::runner::{Runner, blocking};
 use super::scrub::{self, ScrubPace, Scrubbing};
 use super::sending::Sending;
@@ -63,6 +64,9 @@ pub struct Options {
     pub cadence: Cadence,
     pub scrub: ScrubPace,
     pub watch: Watch,
+    /// Submits a second of one application; 0 for no such bound.
+    pub app_rate: u32,
+    pub disk: Watermark,
     /// A node that was not heard for so long is listed as dead.
     pub node_timeout: Duration,
     pub clock: Arc<dyn Clock>,
@@ -152,6 +156,7 @@ pub async fn start(
     tasks.spawn(upkeep::leases(inner.clone(), raft.clone()));
     tasks.spawn(upkeep::window(inner.clone()));
     tasks.spawn(upkeep::logs(inner.clone(), raft));
+    tasks.spawn(room::run(inner.clone()));
     tasks.spawn(scrub::run(inner.clone()));
     tasks.spawn(moved::run(inner.clone()));
     Ok(Running {
@@ -177,7 +182,11 @@ fn build(
     options
         .log
         .on_fault(Box::new(move |e| fault(e.to_string())));
-    let proposer = Proposer::new(options.clock.clone(), folded.gathered.clone());
+    let proposer = Proposer::new(
+        options.clock.clone(),
+        folded.gathered.clone(),
+        options.app_rate,
+    );
     let inner = Inner {
         me: Mutex::new(me),
         node: me.node,
@@ -215,6 +224,8 @@ fn build(
         lead_us: AtomicU64::new(0),
         checkpoint: AtomicU64::new(0),
         scrub: Scrubbing::default(),
+        disk: options.disk,
+        room: Room::default(),
         scrubbed_at_ms: AtomicU64::new(options.clock.steady().as_millis() as u64),
         checkpoint_at_ms: AtomicU64::new(options.clock.steady().as_millis() as u64),
         clock: options.clock,

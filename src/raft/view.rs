@@ -24,6 +24,8 @@ pub(crate) struct Facts {
     /// State hashes at agreed indexes, newest last, and at present.
     pub(crate) hashes: Vec<(u64, StateHash)>,
     pub(crate) scrub: Scrubbed,
+    /// Its disk is nearly full.
+    pub(crate) low: bool,
     /// It wants to own nothing: it is about to stop, or its clock is off.
     pub(crate) resigns: bool,
     /// How long triggers take from their proposal until this node has folded them, µs: a high
@@ -95,6 +97,13 @@ impl Registry {
         let ahead = until.checked_sub(heard.at)?;
         let then = Duration::from_micros(heard.facts.steady_us);
         Some((heard.facts.boot, then + ahead))
+    }
+
+    /// Nodes that said last that their disk is nearly full.
+    pub(crate) fn low(&self) -> Vec<NodeId> {
+        let heard = self.lock();
+        let low = heard.iter().filter(|(_, heard)| heard.facts.low);
+        low.map(|(id, _)| *id).collect()
     }
 
     /// How long ago a node was heard.

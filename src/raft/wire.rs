@@ -108,6 +108,14 @@ pub(crate) enum Verdict {
         retry_after_ms: u64,
     },
     Unknown,
+    /// A disk is nearly full; surely not appended.
+    NoRoom {
+        retry_after_ms: u64,
+    },
+    /// The application submits faster than it may; surely not appended.
+    TooFast {
+        retry_after_ms: u64,
+    },
 }
 
 /// Asks an owner to take an attempt back and to propose the event with its fence.

@@ -77,6 +77,7 @@ impl State {
             "the index of open attempts"
         );
         assert_eq!(self.table.counts(), &counts, "the counts by stage");
+        self.audit_schedules();
         self.audit_keys(None, keys);
         for (label, keys) in labelled {
             self.audit_keys(Some(label), keys);

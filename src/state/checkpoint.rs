@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::layer::Layer;
 use super::record::Record;
+use super::schedules::own_hash;
 use super::store::{Image, Saved, Store, StoreScrub, Writer};
 use super::{State, StoreFault};
 use crate::bugs::{self, Bug};
@@ -72,6 +73,10 @@ impl State {
         }
         state.table.counts = saved.counts;
         state.table.hash = saved.hash;
+        for schedule in state.table.store.schedules()? {
+            let hash = own_hash(&schedule);
+            state.table.load_schedule(Arc::new(schedule), hash);
+        }
         for seq in state.table.store.open()? {
             let damaged = || StoreFault(format!("open task {} is not in the store", seq.0));
             let record = state.table.store.record(seq)?.ok_or_else(damaged)?;
@@ -140,7 +145,8 @@ impl State {
     /// What a checkpoint would write: records changed since the last one, and histories to remove.
     pub fn dirty(&self) -> usize {
         let dirty = &self.table.dirty;
-        dirty.cells.len() + dirty.marks.len() + usize::from(self.past_leaves())
+        let more = self.table.schedules_dirty() + usize::from(self.past_leaves());
+        dirty.cells.len() + dirty.marks.len() + more
     }
 
     /// Records and ids in memory that only the next checkpoint lets go of: changed, or read.
@@ -170,6 +176,10 @@ impl State {
         let store = super::MemoryStore::default();
         let mut layer = Layer {
             marks: self.table.all_marks(),
+            schedules: self
+                .schedules()
+                .map(|s| (s.id.clone(), Some(s.clone())))
+                .collect(),
             ..Layer::default()
         };
         for (record, rows) in self.table.all() {

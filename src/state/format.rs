@@ -36,6 +36,7 @@ fn small() -> Desk {
         mark: true,
         ..complete("early")
     });
+    desk.fold(pause("bank"));
     desk
 }
 

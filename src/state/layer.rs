@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use super::label::{Label, labels};
 use super::past::Past;
 use super::record::Record;
 use super::{Class, Mark};
 use crate::bugs::{self, Bug};
-use crate::model::{Key, Row, Seq, Stage, Task, Time};
+use crate::model::{Key, Row, Schedule, Seq, Stage, Task, Time};
 
 /// The index under which the store keeps a record: a function of its stage and instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct Layer {
     pub(crate) labels: BTreeMap<(Label, Key), Option<Seq>>,
     /// Completions without a task: kept (`Some`) or dropped (`None`).
     pub(crate) marks: BTreeMap<Key, Option<Mark>>,
+    /// Schedules that changed (`Some`) or were dropped (`None`).
+    pub schedules: BTreeMap<Arc<str>, Option<Arc<Schedule>>>,
     /// Dropped tasks whose history stays, by the instant at which they finished.
     pub past: BTreeMap<(Time, Seq), Past>,
     /// That instant by id.
@@ -69,7 +72,7 @@ pub struct Layer {
 
 impl Layer {
     pub fn is_empty(&self) -> bool {
-        self.cells.is_empty() && self.marks.is_empty()
+        self.cells.is_empty() && self.marks.is_empty() && self.schedules.is_empty()
     }
 
     /// Gives a task its id and its labels.

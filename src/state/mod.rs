@@ -11,7 +11,9 @@
 //!              tasks.rs   submit, cancel, change, run, complete
 //!              attempts.rs trigger, started, accepted, done, failed, deadlines
 //!              sets.rs     named shard sets, filled and handed out
+//!              apps.rs    pause, resume
 //!              owners.rs  assign, again   retention.rs  retire, past.rs  what stays   progress.rs  how far
+//!              schedules.rs  definitions, occurrences, the ledger
 //! ```
 //!
 //! Everything goes through `table::Table`, the one place where a record changes: it keeps the
@@ -19,6 +21,7 @@
 //! (`layer.rs`): what changed since the last checkpoint is in memory, the rest in the store,
 //! which a background checkpoint brings up to date. `warm.rs` fetches what a fold will need.
 
+mod apps;
 mod attempts;
 mod checkpoint;
 mod hash;
@@ -31,6 +34,7 @@ mod queue;
 mod read;
 mod record;
 mod retention;
+mod schedules;
 mod sets;
 mod shared;
 mod snapshot;
@@ -49,11 +53,14 @@ pub(crate) mod properties;
 mod tests;
 
 use bincode::{Decode, Encode};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use crate::bugs::{self, Bug};
 use crate::model::limits::{HASH_EVERY, HASHES_KEPT, RETIRE_MAX, SHARDS_DEFAULT, TRIGGER_MAX};
-use crate::model::{Batch, Boot, By, Change, Epoch, Event, Fence, NodeId, Outcome, RowKind};
+use crate::model::{
+    Batch, Boot, By, Change, Epoch, Event, Fence, NodeId, Outcome, Paused, RowKind,
+};
 use crate::model::{Seq, Shard, Time};
 
 pub use checkpoint::{Checkpoint, Imaged, Loaded};
@@ -65,6 +72,7 @@ pub use past::{History, Past, PastSize, past_surplus, walk_histories};
 pub use progress::Committed;
 pub use read::{Dispatch, Filter, Listing, Page};
 pub use record::Record;
+pub use schedules::Agenda;
 pub use shared::Shared;
 pub use snapshot::{SnapshotError, read_attachment, write_snapshot};
 pub use store::verify_store;
@@ -117,6 +125,10 @@ pub(crate) struct Core {
     history_floor: Time,
     /// Named shard sets.
     sets: sets::Sets,
+    /// Applications whose tasks are not called at present.
+    paused: BTreeMap<Arc<str>, Paused>,
+    /// The time-zone data by which schedules were planned last.
+    tz: Arc<str>,
 }
 
 impl Default for Core {
@@ -132,6 +144,8 @@ impl Default for Core {
             floors: [Time(0); 2],
             history_floor: Time(0),
             sets: sets::Sets::new(),
+            paused: BTreeMap::new(),
+            tz: "".into(),
         }
     }
 }
@@ -180,6 +194,7 @@ impl State {
                 Event::Change(e) => self.table.warm_key(&e.key)?,
                 Event::Run(e) => self.table.warm_key(&e.key)?,
                 Event::Complete(e) => self.table.warm_key(&e.key)?,
+                Event::Pause(_) | Event::Resume(_) => {}
                 Event::Accepted(e) => self.table.warm_seq(e.seq)?,
                 Event::Done(e) => self.table.warm_seq(e.seq)?,
                 Event::Failed(e) => self.table.warm_seq(e.seq)?,
@@ -211,6 +226,13 @@ impl State {
                     let mut lost = e.attempts.iter();
                     lost.try_for_each(|(seq, _)| self.table.warm_seq(*seq))?;
                 }
+                Event::Fire(e) => {
+                    let mut stretches = e.stretches.iter();
+                    stretches.try_for_each(|stretch| self.warm_stretch(stretch))?;
+                }
+                Event::RunSchedule(e) => self.warm_run(e)?,
+                // Schedules are in memory.
+                Event::PutSchedule(_) | Event::PauseSchedule(_) | Event::DeleteSchedule(_) => {}
             }
         }
         Ok(())
@@ -259,6 +281,8 @@ impl State {
             Event::Change(e) => self.change(entry, e),
             Event::Run(e) => self.run(entry, &e),
             Event::Complete(e) => self.complete(entry, e),
+            Event::Pause(e) => self.pause(entry, e),
+            Event::Resume(e) => self.resume(&e),
             Event::Trigger(e) => self.trigger(entry, &e),
             Event::Started(e) => self.started(entry, e),
             Event::Accepted(e) => self.accepted(entry, e),
@@ -270,6 +294,11 @@ impl State {
             Event::MakeSet(e) => self.make_set(e),
             Event::FillSets(e) => self.fill_sets(entry, &e),
             Event::PopShard(e) => self.pop_shard(&e),
+            Event::PutSchedule(e) => self.put_schedule(entry, e),
+            Event::PauseSchedule(e) => self.pause_schedule(entry, e),
+            Event::DeleteSchedule(e) => self.delete_schedule(entry, &e),
+            Event::RunSchedule(e) => self.run_schedule(entry, &e),
+            Event::Fire(e) => self.fire(entry, e),
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod disk;
 mod lists;
+mod schedules;
 mod script;
 mod watch;
 

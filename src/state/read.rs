@@ -404,6 +404,9 @@ impl Table {
         for (key, mark) in &self.all_marks() {
             mark.iter().for_each(|mark| sum.add(mark.own_hash(key)));
         }
+        for schedule in self.all_schedules() {
+            sum.add(super::schedules::own_hash(schedule));
+        }
         sum
     }
 

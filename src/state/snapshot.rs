@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! "HSNP" | format u8 = 4 | header frame | record frames, in order of seq | mark frames
-//!        | frames of past tasks, in order of finishing | end frame
+//!        | frames of schedules | frames of past tasks, in order of finishing | end frame
 //! frame: kind u8 | length u32 | crc32c u32 | body
 //! ```
 //!
@@ -18,10 +18,11 @@ use std::sync::Arc;
 use super::layer::{Cell, Layer};
 use super::past::{Block, walk_past};
 use super::record::Record;
+use super::schedules::{is_intact, own_hash};
 use super::store::{Image, Saved, Store};
 use super::{Mark, State, StateHash, StoreFault};
 use crate::bugs::{self, Bug};
-use crate::model::{Key, Row, Seq, Time, decode, decode_first, encode};
+use crate::model::{Key, Row, Schedule, Seq, Time, decode, decode_first, encode};
 
 const MAGIC: &[u8; 5] = b"HSNP\x04";
 const HEADER: u8 = 1;
@@ -29,6 +30,7 @@ const RECORDS: u8 = 2;
 const END: u8 = 3;
 const MARKS: u8 = 4;
 const PAST: u8 = 5;
+const SCHEDULES: u8 = 6;
 /// Records are gathered until a frame has so many bytes.
 const FRAME_BYTES: usize = 256 << 10;
 /// No frame is larger: a task has at most 1 MiB, its history some more.
@@ -52,6 +54,7 @@ struct End {
     records: u64,
     marks: u64,
     past: u64,
+    schedules: u64,
 }
 
 /// Writes a store's image as a snapshot.
@@ -91,6 +94,7 @@ pub fn write_snapshot(image: &dyn Image, writer: &mut dyn Write) -> Result<(), S
             &piece.iter().flat_map(encode).collect::<Vec<u8>>(),
         )?;
     }
+    let schedules = write_schedules(image, writer)?;
     let past = write_past(image, saved.core.history_floor, writer)?;
     write_frame(
         writer,
@@ -99,8 +103,24 @@ pub fn write_snapshot(image: &dyn Image, writer: &mut dyn Write) -> Result<(), S
             records,
             marks: marks.len() as u64,
             past,
+            schedules,
         }),
     )
+}
+
+/// Each in a frame of its own, or a few: a ledger may be long.
+fn write_schedules(image: &dyn Image, writer: &mut dyn Write) -> Result<u64, SnapshotError> {
+    let (mut body, schedules) = (Vec::new(), image.schedules()?);
+    for schedule in &schedules {
+        body.extend_from_slice(&encode(schedule));
+        if body.len() >= FRAME_BYTES {
+            write_frame(writer, SCHEDULES, &std::mem::take(&mut body))?;
+        }
+    }
+    if !body.is_empty() {
+        write_frame(writer, SCHEDULES, &body)?;
+    }
+    Ok(schedules.len() as u64)
 }
 
 /// The past, as far as it can be read: what a checkpoint has not removed yet is not sent.
@@ -135,6 +155,7 @@ struct Reading {
     records: u64,
     marks: u64,
     past: u64,
+    schedules: u64,
     hash: StateHash,
     counts: BTreeMap<Arc<str>, [u64; 8]>,
 }
@@ -157,6 +178,7 @@ impl State {
             records: 0,
             marks: 0,
             past: 0,
+            schedules: 0,
             hash: StateHash::ZERO,
             counts: BTreeMap::new(),
         };
@@ -166,6 +188,7 @@ impl State {
                 RECORDS => reading.take_records(&body)?,
                 MARKS => reading.take_marks(&body)?,
                 PAST => reading.take_past(&body)?,
+                SCHEDULES => reading.take_schedules(&body)?,
                 END => {
                     reading.check(&decode(&body).map_err(|e| damaged(&e.to_string()))?)?;
                     break;
@@ -221,6 +244,22 @@ impl Reading {
         Ok(())
     }
 
+    fn take_schedules(&mut self, mut body: &[u8]) -> Result<(), SnapshotError> {
+        while !body.is_empty() {
+            let read = decode_first(body).map_err(|e| damaged(&e.to_string()))?;
+            let (schedule, used): (Schedule, usize) = read;
+            if !is_intact(&schedule) {
+                return Err(damaged("a schedule does not match its hashes"));
+            }
+            body = &body[used..];
+            self.schedules += 1;
+            self.hash.add(own_hash(&schedule));
+            let id = schedule.id.clone();
+            self.layer.schedules.insert(id, Some(Arc::new(schedule)));
+        }
+        Ok(())
+    }
+
     fn take_past(&mut self, mut body: &[u8]) -> Result<(), SnapshotError> {
         while !body.is_empty() {
             let read = decode_first(body).map_err(|e| damaged(&e.to_string()))?;
@@ -244,7 +283,8 @@ impl Reading {
     }
 
     fn check(&self, end: &End) -> Result<(), SnapshotError> {
-        if (end.records, end.marks, end.past) != (self.records, self.marks, self.past) {
+        let read = (self.records, self.marks, self.past, self.schedules);
+        if (end.records, end.marks, end.past, end.schedules) != read {
             return Err(damaged("records are missing"));
         }
         if self.hash != self.saved.hash || self.counts != self.saved.counts {

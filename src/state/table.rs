@@ -15,6 +15,7 @@ use super::layer::{Cell, Layer, Place, expires, has_deadline, waits};
 use super::past::Past;
 use super::queue::{Queue, Sign};
 use super::record::{NewRow, Record};
+use super::schedules::Schedules;
 use super::store::Store;
 use super::{Entry, Mark};
 use crate::bugs::{self, Bug};
@@ -74,6 +75,7 @@ pub(crate) struct Table {
     open: BTreeMap<(Time, Seq), Open>,
     pub(super) counts: BTreeMap<Arc<str>, [u64; 8]>,
     pub(super) hash: StateHash,
+    pub(super) schedules: Schedules,
 }
 
 /// What memory says about something.
@@ -104,6 +106,7 @@ impl Table {
             open: BTreeMap::new(),
             counts: BTreeMap::new(),
             hash: StateHash::ZERO,
+            schedules: Schedules::default(),
         }
     }
 

@@ -351,6 +351,7 @@ impl State {
             }
         });
         self.changes.push(Change::Finished { seq, stage });
+        self.run_ended(entry, seq, stage);
     }
 
     /// To the dead-letter list.

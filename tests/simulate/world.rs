@@ -14,6 +14,7 @@ use axum::Router;
 use horolog::log::sim_disk::Dice;
 use horolog::model::Span;
 use horolog::raft::{Cadence, ScrubPace, Timing, seed_chance};
+use horolog::state::State;
 use serde_json::{Value, json};
 
 use crate::check::{self, Verdict};
@@ -563,6 +564,9 @@ impl World {
                     }
                 }
             }
+            if since_us.is_multiple_of(500_000) {
+                self.resume_all();
+            }
             if since_us.is_multiple_of(250_000) {
                 self.look();
                 let serves = self.served(&fresh).len() as u64 == self.site.nodes;
@@ -627,18 +631,35 @@ impl World {
             })
     }
 
+    /// No pause outlives the run, also one that comes late.
+    fn resume_all(&mut self) {
+        let paused = self.read_states(|state| {
+            let apps = state.paused_apps().map(|(app, _)| app.to_string());
+            apps.collect::<Vec<String>>()
+        });
+        let paused: BTreeSet<String> = paused.into_iter().flatten().collect();
+        for app in paused {
+            let mut nodes = 1..=self.site.nodes;
+            nodes.find_map(|node| self.ask(node, Ask::resume(&app)));
+        }
+    }
+
     fn states(&self) -> Vec<(u64, String)> {
+        self.read_states(|state| (state.applied(), state.hash().to_string()))
+    }
+
+    /// Of all nodes that run.
+    fn read_states<T>(&self, read: impl Fn(&State) -> T) -> Vec<T> {
         let lives = self
             .machines
             .iter()
             .filter_map(|machine| machine.life.as_ref());
-        let state = |life: &crate::machine::Life| {
+        let look = |life: &crate::machine::Life| {
             let part = lock(&life.face.part);
             let part = part.as_ref()?;
-            let state = part.cluster().state();
-            Some(state.read(|state| (state.applied(), state.hash().to_string())))
+            Some(part.cluster().state().read(&read))
         };
-        lives.filter_map(state).collect()
+        lives.filter_map(look).collect()
     }
 
     fn is_equal(&self) -> bool {

@@ -48,6 +48,9 @@ impl Reply {
     }
 }
 
+/// The script of every task that has none of its own.
+pub const OTHERWISE: &str = "*";
+
 /// See the module. It runs on threads of its own until it is dropped.
 pub struct Receiver {
     pub url: String,
@@ -80,7 +83,8 @@ impl Receiver {
         }
     }
 
-    /// Answers a task's arrivals in this order from now on.
+    /// Answers a task's arrivals in this order from now on; of [`OTHERWISE`] the first answer goes
+    /// to every task that has no script.
     pub fn script(&self, id: &str, replies: Vec<Reply>) {
         self.shared
             .scripts
@@ -211,7 +215,7 @@ async fn answer(
     };
     let reply = {
         let scripts = shared.scripts.lock().unwrap();
-        let replies = scripts.get(&arrival.id);
+        let replies = scripts.get(&arrival.id).or(scripts.get(OTHERWISE));
         let reply = replies.and_then(|list| list.get(nth - 1).or(list.last()));
         reply.cloned().unwrap_or(Reply::status(200))
     };

@@ -134,7 +134,8 @@ async fn one_rate(bench: &mut Bench, target: &Target, rate: f64, jitter: (u64, u
     Ok(())
 }
 
-fn kind(app: &str, url: &str, target: &Target, lines: Option<usize>) -> Kind {
+/// Tasks of an application, for a receiver.
+pub fn kind(app: &str, url: &str, target: &Target, lines: Option<usize>) -> Kind {
     Kind {
         app: app.to_owned(),
         url: url.to_owned(),
@@ -145,7 +146,7 @@ fn kind(app: &str, url: &str, target: &Target, lines: Option<usize>) -> Kind {
 
 /// Waits until everything has arrived and the log knows it; what has not by then never will.
 #[allow(clippy::disallowed_methods)] // reason: the bench looks from outside, at its own pace
-async fn settle(
+pub async fn settle(
     target: &Target,
     app: &str,
     sink: &Sink,
@@ -183,7 +184,8 @@ fn check(bench: &mut Bench, what: &str, tally: &Tally, rate: f64, span: Duration
     }
 }
 
-async fn close(
+/// Closes the books of one application.
+pub async fn close(
     bench: &mut Bench,
     target: &Target,
     app: String,

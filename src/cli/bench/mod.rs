@@ -10,7 +10,7 @@
 //!
 //! The floors are `disk` (f), `answer` (H, Hb), `calls` (X), `jitter` (j), `fold` (A, W); the
 //! scenarios are `submit` (S1), `batch` (S2), `lateness` (S4), `growth` (S6), `memory` (S7),
-//! `recover` (S8) and `plateau` (S11).
+//! `recover` (S8), `plateau` (S11) and `fair`.
 
 mod answer;
 mod batch;
@@ -18,6 +18,7 @@ mod books;
 mod calls;
 mod disk;
 mod facts;
+mod fair;
 mod floors;
 mod fold;
 mod jitter;
@@ -85,7 +86,8 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
     /// Requests a second of open loops. By default half of what the closed loop came to for
-    /// `submit`, and 2000 for `lateness` and `plateau`.
+    /// `submit`, and 2000 for `lateness` and `plateau`; for `fair` the tasks a second that each
+    /// application may submit, 500 by default.
     #[arg(long, value_delimiter = ',', value_parser = rate)]
     pub rate: Vec<f64>,
     /// Tasks in a batch.
@@ -131,6 +133,8 @@ pub enum What {
     Recover,
     /// S11: log, store, history and memory level off while tasks come and go.
     Plateau,
+    /// One application submits ten times what it may; how late the others' tasks fire.
+    Fair,
     /// Serves the floor H; the bench starts it.
     #[value(hide = true)]
     Answer,
@@ -170,6 +174,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             What::Memory => pending::run(&mut bench, pending::What::Memory)?,
             What::Recover => recover::run(&mut bench)?,
             What::Plateau => plateau::run(&mut bench)?,
+            What::Fair => fair::run(&mut bench)?,
             What::Answer => {}
         }
     }

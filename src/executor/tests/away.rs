@@ -136,6 +136,46 @@ async fn what_is_refused_is_tried_again_and_can_be_withdrawn_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_may_carry_out_is_given_up_when_its_age_is_over() {
+    let (mut rig, fake) = with("label:gpu=no", |_, errand| done(errand));
+    let aged = Spec {
+        retry: Some(Retry {
+            max_age: Some(Span::seconds(30)),
+            ..Retry::default()
+        }),
+        ..spec("http://a/")
+    };
+    let change = rig.log.trigger(1, fence(1, 1), START, &aged);
+    rig.executor.changed(&[change]);
+    rig.wall(START.plus(Span::seconds(29)));
+    rig.settle_here(90).await;
+    assert!(matches!(rig.outcome().await, Event::Done(e) if e.seq == Seq(90)));
+    rig.wall(START.plus(Span::seconds(30)));
+    let Event::Failed(event) = rig.outcome().await else {
+        panic!("it was given up")
+    };
+    let why = event.end.error.unwrap();
+    assert!(event.seq == Seq(1) && why.contains("placement"), "{why}");
+    assert!(fake.asked().is_empty() && rig.script.begun() == [90]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_paused_application_nothing_goes_anywhere() {
+    let (mut rig, fake) = with("leader", |_, errand| done(errand));
+    let pause = |apps: &[&str]| Change::Paused {
+        apps: Arc::new(apps.iter().map(|app| (*app).into()).collect()),
+    };
+    rig.executor.changed(&[pause(&["shop"])]);
+    rig.trigger(1, START, "http://a/");
+    // It is dropped, to be read again when the application is resumed.
+    until(|| rig.executor.metrics().held == 0 && rig.executor.metrics().queued == 0).await;
+    assert!(fake.asked().is_empty());
+    rig.executor.changed(&[pause(&[])]);
+    assert!(matches!(rig.outcome().await, Event::Done(e) if e.seq == Seq(1)));
+    assert_eq!(fake.asked().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_lost_is_handed_out_again_by_the_log() {
     let (mut rig, _) = with("leader", |_, _| Returned::Lost("gone".into()));
     rig.trigger(1, START, "http://a/");

@@ -255,6 +255,27 @@ async fn what_did_not_fit_into_memory_is_known() {
     }
 }
 
+/// What one target holds up hides nothing that is lost elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_is_found_while_other_work_does_not_fit() {
+    let rig = Rig::new(small(1, 8, 40));
+    for seq in 0..400 {
+        rig.trigger(seq, START, "http://slow/");
+    }
+    // All has been read once, and what did not fit was dropped again.
+    let lost = open(900, fence(1, 1));
+    until(|| {
+        let core = rig.executor.inner.lock();
+        core.held() == 0 && !core.knows(&lost, rig.clock.steady())
+    })
+    .await;
+    // Nobody brings this one.
+    rig.log
+        .trigger(900, fence(1, 1), START, &spec("http://quick/"));
+    until(|| known(&rig, 900..901).is_empty()).await;
+    assert_eq!(known(&rig, 0..400), Vec::from_iter(0..400));
+}
+
 /// An outcome that the log has not heard of after a while never will be.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outcome_is_on_its_way_only_for_a_while() {
@@ -285,4 +306,56 @@ async fn what_was_let_go_of_is_left_to_the_leader() {
     let all = [0, 1, 2, 3, 4];
     assert_eq!(known(&rig, 0..5), all, "whoever asked gives the shard away");
     assert!(rig.script.begun().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_target_leaves_places_for_the_others() {
+    let mut rig = Rig::new(small(64, 64, 1 << 12));
+    for seq in 0..500 {
+        rig.trigger(seq, START, "http://slow/");
+    }
+    until(|| rig.executor.in_flight() >= 42).await;
+    for seq in 500..600 {
+        rig.trigger(seq, START, "http://quick/");
+    }
+    for _ in 0..100 {
+        assert!(matches!(rig.outcome().await, Event::Done(done) if done.seq.0 >= 500));
+    }
+    until(|| rig.executor.in_flight() <= 43).await;
+}
+
+fn pause(rig: &Rig, apps: &[&str]) {
+    let apps = apps.iter().map(|app| (*app).into()).collect();
+    let apps = std::sync::Arc::new(apps);
+    rig.executor.changed(&[Change::Paused { apps }]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_application_waits_outside_of_memory_and_goes_on() {
+    let mut rig = Rig::new(small(2, 16, 1 << 10));
+    pause(&rig, &["shop"]);
+    for seq in 0..300 {
+        rig.trigger(seq, START, "http://quick/");
+    }
+    let waiting = || {
+        let metrics = rig.executor.metrics();
+        metrics.held + metrics.queued
+    };
+    until(|| waiting() == 0).await;
+    assert_eq!(known(&rig, 0..300).len(), 300, "the watchdog leaves them");
+    assert!(
+        rig.executor.withdraw(Seq(7), fence(1, 1)),
+        "and cancel works"
+    );
+    rig.close(7);
+    assert!(rig.script.begun().is_empty());
+    pause(&rig, &["another"]);
+    let mut seen = HashSet::new();
+    for _ in 0..299 {
+        let Event::Done(done) = rig.outcome().await else {
+            panic!("no end")
+        };
+        assert_eq!(done.end.waited_for, Wait::Paused);
+        assert!(seen.insert(done.seq) && done.seq != Seq(7));
+    }
 }

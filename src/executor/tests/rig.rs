@@ -308,9 +308,7 @@ impl Rig {
         event
     }
 
-    /// Lets what has passed so far take effect: an attempt at a target of its own that is due
-    /// now begins after everything that was due before it.
-    /// The same where tasks go elsewhere unless they say otherwise.
+    /// As [`Rig::settle`], where tasks go elsewhere unless they say otherwise.
     pub async fn settle_here(&self, seq: u64) {
         let mut spec = spec("http://settle/");
         spec.placement = Some(Placement::Owner);
@@ -320,6 +318,8 @@ impl Rig {
         until(|| self.script.begun().contains(&seq)).await;
     }
 
+    /// Lets what has passed so far take effect: an attempt at a target of its own that is due
+    /// now begins after everything that was due before it.
     pub async fn settle(&self, seq: u64) {
         let at = self.clock.wall();
         self.trigger(seq, at, "http://settle/");

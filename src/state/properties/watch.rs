@@ -151,7 +151,7 @@ impl Watcher {
                 assert_eq!(self.rim.remove(&seq), Some(fence), "closed what was open");
             }
             Change::Finished { stage, .. } => assert!(stage.is_final()),
-            Change::Assigned { .. } => {}
+            Change::Assigned { .. } | Change::Paused { .. } => {}
         }
     }
 
@@ -349,5 +349,10 @@ fn name(outcome: &Outcome) -> &'static str {
         | Outcome::Refused(
             Refusal::NoSet | Refusal::NotFilled | Refusal::TooManySets | Refusal::DefaultSet { .. },
         ) => "set",
+        Outcome::Refused(Refusal::TooManyPaused) => "too many paused",
+        Outcome::App(Some(_)) => "paused",
+        Outcome::App(None) => "resumed",
+        // They have scripts of their own.
+        Outcome::Schedule { .. } | Outcome::Refused(_) => "of a schedule",
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Found, Image, Saved, Store, StoreScrub, Writer};
-use crate::model::{Key, Row, Seq, Time};
+use crate::model::{Key, Row, Schedule, Seq, Time};
 use crate::state::label::Label;
 use crate::state::layer::{Cell, Layer, Place};
 use crate::state::past::{Block, PastSize, removed_at_once};
@@ -21,9 +21,16 @@ struct Rows {
     open: BTreeSet<Seq>,
     finished: [BTreeSet<(Time, Seq)>; 2],
     marks: BTreeMap<Key, Mark>,
+    schedules: BTreeMap<Arc<str>, Arc<Schedule>>,
     past: BTreeMap<(Time, Seq), Block>,
     past_ids: BTreeMap<(Key, Seq), Time>,
     saved: Option<Saved>,
+}
+
+impl Rows {
+    fn all_schedules(&self) -> Vec<Schedule> {
+        self.schedules.values().map(|s| (**s).clone()).collect()
+    }
 }
 
 /// See the module. Clones share their rows.
@@ -145,6 +152,7 @@ impl Writer for MemoryStore {
         put_all(&mut rows.keys, &layer.ids);
         put_all(&mut rows.labels, &layer.labels);
         put_all(&mut rows.marks, &layer.marks);
+        put_all(&mut rows.schedules, &layer.schedules);
         rows.saved = Some(saved.clone());
         Ok(())
     }
@@ -219,6 +227,10 @@ impl Store for MemoryStore {
         Ok(self.lock().marks.get(key).cloned())
     }
 
+    fn schedules(&self) -> Found<Vec<Schedule>> {
+        Ok(self.lock().all_schedules())
+    }
+
     fn marks_until(&self, until: Time, max: usize) -> Found<Vec<(Time, Key)>> {
         let rows = self.lock();
         let old = rows.marks.iter().filter(|(_, mark)| mark.at <= until);
@@ -282,6 +294,10 @@ impl Image for Rows {
             .take(max)
             .map(|(_, r)| r.clone())
             .collect())
+    }
+
+    fn schedules(&self) -> Found<Vec<Schedule>> {
+        Ok(self.all_schedules())
     }
 
     fn marks(&self) -> Found<Vec<(Key, Mark)>> {

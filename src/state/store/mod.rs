@@ -21,7 +21,7 @@ use super::layer::Layer;
 use super::past::{Block, PastSize};
 use super::record::Record;
 use super::{Class, Core, Mark, StoreFault};
-use crate::model::{Key, Row, Seq, Time};
+use crate::model::{Key, Row, Schedule, Seq, Time};
 
 pub use self::redb::RedbStore;
 pub use memory::MemoryStore;
@@ -75,6 +75,8 @@ pub trait Store: Send {
     fn mark(&self, key: &Key) -> Found<Option<Mark>>;
     /// The first marks up to an instant, oldest first.
     fn marks_until(&self, until: Time, max: usize) -> Found<Vec<(Time, Key)>>;
+    /// Every schedule.
+    fn schedules(&self) -> Found<Vec<Schedule>>;
     /// Past tasks of an id that finished after an instant, the newest first.
     fn past(&self, key: &Key, floor: Time, max: usize) -> Found<Vec<Block>>;
     /// The first instant after another at which a past task finished.
@@ -104,6 +106,8 @@ pub trait Image: Send {
     fn saved(&self) -> Found<Option<Saved>>;
     /// Records after one, with their histories, in order of numbers.
     fn records_after(&self, after: Option<Seq>, max: usize) -> Found<Vec<(Record, Vec<Row>)>>;
+    /// Every schedule, in order of ids.
+    fn schedules(&self) -> Found<Vec<Schedule>>;
     /// Every mark.
     fn marks(&self) -> Found<Vec<(Key, Mark)>>;
     /// Past tasks after a place, in order of finishing.

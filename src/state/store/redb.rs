@@ -21,7 +21,7 @@ use super::redb_codec::*;
 use super::redb_write::RedbWriter;
 use super::{Found, Image, Saved, Store, StoreScrub, Writer};
 use crate::log::{Blocks, Held, Watched, caught};
-use crate::model::{Key, Row, Seq, Time};
+use crate::model::{Key, Row, Schedule, Seq, Time};
 use crate::state::label::Label;
 use crate::state::past::{Block, PastSize};
 use crate::state::record::Record;
@@ -248,6 +248,7 @@ fn make_tables(db: &Database) -> Result<(), redb::Error> {
     txn.open_table(HISTORY)?;
     txn.open_table(MARKS)?;
     txn.open_table(MARKS_BY_TIME)?;
+    txn.open_table(SCHEDULES)?;
     txn.open_table(PAST)?;
     txn.open_table(PAST_IDS)?;
     txn.open_table(META)?;
@@ -266,6 +267,7 @@ pub(super) struct View {
     pub(super) history: ReadOnlyTable<(u64, u32), &'static [u8]>,
     pub(super) marks: ReadOnlyTable<&'static [u8], &'static [u8]>,
     pub(super) marks_by_time: ReadOnlyTable<(u64, &'static [u8]), ()>,
+    pub(super) schedules: ReadOnlyTable<&'static str, &'static [u8]>,
     pub(super) past: ReadOnlyTable<(u64, u64), &'static [u8]>,
     pub(super) past_ids: ReadOnlyTable<(&'static [u8], u64), u64>,
     pub(super) past_size: PastSize,
@@ -290,6 +292,15 @@ fn bytes_after(key: Option<&Key>) -> Vec<u8> {
 }
 
 impl View {
+    fn all_schedules(&self) -> Found<Vec<Schedule>> {
+        let rows = self.schedules.iter().map_err(reading)?;
+        rows.map(|row| {
+            let (id, schedule) = row.map_err(reading)?;
+            open(&format!("schedule {}", id.value()), schedule.value())
+        })
+        .collect()
+    }
+
     pub(super) fn new(db: &Database) -> Found<View> {
         let txn = db.begin_read().map_err(reading)?;
         let meta = txn.open_table(META).map_err(reading)?;
@@ -305,6 +316,7 @@ impl View {
             history: txn.open_table(HISTORY).map_err(reading)?,
             marks: txn.open_table(MARKS).map_err(reading)?,
             marks_by_time: txn.open_table(MARKS_BY_TIME).map_err(reading)?,
+            schedules: txn.open_table(SCHEDULES).map_err(reading)?,
             past: txn.open_table(PAST).map_err(reading)?,
             past_ids: txn.open_table(PAST_IDS).map_err(reading)?,
             past_size: past_size.transpose()?.unwrap_or_default(),
@@ -484,6 +496,10 @@ impl Store for RedbStore {
         })
     }
 
+    fn schedules(&self) -> Found<Vec<Schedule>> {
+        guarded(READING, || self.view.all_schedules())
+    }
+
     fn marks_until(&self, until: Time, max: usize) -> Found<Vec<(Time, Key)>> {
         guarded(READING, || {
             let end = until.0.saturating_add(1);
@@ -586,6 +602,10 @@ impl Image for RedbImage {
             })
             .collect()
         })
+    }
+
+    fn schedules(&self) -> Found<Vec<Schedule>> {
+        guarded(READING, || self.view.all_schedules())
     }
 
     fn marks(&self) -> Found<Vec<(Key, Mark)>> {

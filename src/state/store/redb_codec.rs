@@ -24,6 +24,7 @@ pub(super) const PAST: TableDefinition<(u64, u64), &[u8]> = TableDefinition::new
 /// (`app`, a zero byte, `id`; number) → finished at.
 pub(super) const PAST_IDS: TableDefinition<(&[u8], u64), u64> = TableDefinition::new("past-ids");
 pub(super) const MARKS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("marks");
+pub(super) const SCHEDULES: TableDefinition<&str, &[u8]> = TableDefinition::new("schedules");
 pub(super) const MARKS_BY_TIME: TableDefinition<(u64, &[u8]), ()> =
     TableDefinition::new("marks-by-time");
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");

@@ -54,6 +54,7 @@ fn write_all(txn: &WriteTransaction, layer: &Layer, saved: &Saved) -> Written {
     write_past(txn, &history, layer, saved.core.history_floor)?;
     write_history(&mut history, layer)?;
     write_marks(txn, layer)?;
+    write_schedules(&mut txn.open_table(SCHEDULES)?, layer)?;
     txn.open_table(META)?.insert(SAVED, &*seal(saved))?;
     Ok(())
 }
@@ -231,6 +232,16 @@ fn write_past(
         ids.remove((&*key_bytes(&key), seq))?;
     }
     meta.insert(PAST_SIZE, &*seal(&size))?;
+    Ok(())
+}
+
+fn write_schedules(table: &mut Table<&str, &[u8]>, layer: &Layer) -> Written {
+    for (id, schedule) in &layer.schedules {
+        match schedule {
+            Some(schedule) => drop(table.insert(&**id, &*seal(&**schedule))?),
+            None => drop(table.remove(&**id)?),
+        }
+    }
     Ok(())
 }
 

@@ -19,11 +19,12 @@ use super::redb_codec::*;
 use super::{Found, Saved};
 use crate::log::{BLOCK_BYTES, Blocks, Held, Slice};
 use crate::model::limits::HISTORY_ROWS_MAX;
-use crate::model::{Row, Seq, Time};
+use crate::model::{Row, Schedule, Seq, Time};
 use crate::state::label::{Label, labels};
 use crate::state::layer::Place;
 use crate::state::past::PastSize;
 use crate::state::record::Record;
+use crate::state::schedules::{is_intact, own_hash};
 use crate::state::{Mark, StateHash};
 
 /// So many findings are told one by one.
@@ -40,10 +41,17 @@ pub struct Verified {
     pub tasks: u64,
     pub history: u64,
     pub marks: u64,
+    pub schedules: u64,
     /// Retired tasks whose history is still there.
     pub past: u64,
     /// What is wrong, and where. Empty: all is well.
     pub findings: Vec<String>,
+}
+
+impl Verified {
+    fn rows(&self) -> u64 {
+        self.tasks + self.marks + self.past + self.schedules
+    }
 }
 
 /// A walk on its way.
@@ -62,6 +70,8 @@ enum Phase {
     Tasks(u64),
     /// Behind this key.
     Marks(Vec<u8>),
+    /// Behind this id.
+    Schedules(String),
     /// Behind this place.
     Past(Option<(u64, u64)>),
     Totals,
@@ -103,6 +113,7 @@ impl StoreScrub {
         match &self.phase {
             Phase::Tasks(next) => format!("store, task {next}"),
             Phase::Marks(_) => "store, marks".to_owned(),
+            Phase::Schedules(_) => "store, schedules".to_owned(),
             Phase::Past(_) => "store, histories of retired tasks".to_owned(),
             Phase::Totals => "store, counts and hash".to_owned(),
             Phase::Blocks(n) => format!("store, byte {} of its file", n * BLOCK_BYTES as u64),
@@ -120,6 +131,7 @@ impl StoreScrub {
             let read = match &self.phase {
                 Phase::Tasks(next) => self.tasks(*next, bytes)?,
                 Phase::Marks(after) => self.marks(&after.clone(), bytes)?,
+                Phase::Schedules(after) => self.schedules(&after.clone(), bytes)?,
                 Phase::Past(after) => self.past(*after, bytes)?,
                 Phase::Totals => {
                     self.check.ends(&self.view)?;
@@ -169,6 +181,26 @@ impl StoreScrub {
             self.check.mark(&self.view, key.value(), value.value())?;
             if read >= bytes {
                 self.phase = Phase::Marks(key.value().to_vec());
+                return Ok(read);
+            }
+        }
+        self.phase = Phase::Schedules(String::new());
+        Ok(read)
+    }
+
+    fn schedules(&mut self, after: &str, bytes: usize) -> Found<usize> {
+        let from = match after {
+            "" => Bound::Unbounded,
+            after => Bound::Excluded(after),
+        };
+        let mut read = 0;
+        let rows = self.view.schedules.range::<&str>((from, Bound::Unbounded));
+        for row in rows.map_err(reading)? {
+            let (id, value) = row.map_err(reading)?;
+            read += value.value().len() + LOOK_BYTES;
+            self.check.schedule(id.value(), value.value());
+            if read >= bytes {
+                self.phase = Phase::Schedules(id.value().to_owned());
                 return Ok(read);
             }
         }
@@ -336,6 +368,19 @@ impl Check {
         Ok(())
     }
 
+    fn schedule(&mut self, id: &str, value: &[u8]) {
+        self.verified.schedules += 1;
+        match open::<Schedule>(&format!("schedule {id}"), value) {
+            Ok(schedule) => {
+                self.sum.0.add(own_hash(&schedule));
+                if *schedule.id != *id || !is_intact(&schedule) {
+                    self.say(format!("schedule {id}: it does not match its hashes"));
+                }
+            }
+            Err(e) => self.say(e.0),
+        }
+    }
+
     /// A retired task: its block, and its place in the index.
     fn past(&mut self, view: &View, place: (u64, u64), value: &[u8]) -> Found<()> {
         let (at, seq) = place;
@@ -377,7 +422,7 @@ impl Check {
         }
         match view.saved.get().and_then(Option::as_ref) {
             Some(saved) => self.totals(saved),
-            None if self.verified.tasks + self.verified.marks + self.verified.past > 0 => {
+            None if self.verified.rows() > 0 => {
                 self.say("there are rows, but no checkpoint that they belong to".into());
             }
             None => {}

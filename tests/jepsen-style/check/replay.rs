@@ -141,6 +141,7 @@ fn write(op: &Op, folded: &Folded, found: &mut Findings) {
         && match op.f.as_str() {
             "cancel" => asked_owner("cancel"),
             "change" => asked_owner("change"),
+            "complete" => asked_owner("complete"),
             _ => false,
         };
     let same =

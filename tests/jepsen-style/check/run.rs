@@ -207,9 +207,11 @@ fn key(line: &Value) -> Option<Key> {
 
 /// Pairs each invoke with its end.
 fn ops(lines: &[Value], found: &mut Findings) -> Vec<Op> {
-    const KINDS: [&str; 8] = [
-        "submit", "cancel", "change", "run", "complete", "read", "list", "bulk",
+    const KINDS: [&str; 10] = [
+        "submit", "cancel", "change", "run", "complete", "read", "list", "bulk", "pause", "resume",
     ];
+    // They concern no task, or many.
+    const MANY: [&str; 4] = ["list", "bulk", "pause", "resume"];
     let mut ops: Vec<Op> = Vec::new();
     let mut place: BTreeMap<u64, usize> = BTreeMap::new();
     for line in lines {
@@ -224,7 +226,7 @@ fn ops(lines: &[Value], found: &mut Findings) -> Vec<Op> {
         if kind == "invoke" {
             let f = line["f"].as_str().unwrap_or_default().to_owned();
             let key = key(line);
-            let single = f != "list" && f != "bulk";
+            let single = !MANY.contains(&f.as_str());
             found.check(
                 KINDS.contains(&f.as_str())
                     && (key.is_some() || !single)

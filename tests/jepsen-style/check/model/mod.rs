@@ -162,6 +162,8 @@ impl Model {
             "retire" => self.retire(event),
             // Views over the same tasks: nothing about a task changes with them.
             "makeset" | "fillsets" | "popshard" => {}
+            // They hold calls up, and change no task.
+            "pause" | "resume" => {}
             _ => self
                 .wrong
                 .push(format!("index {}: {kind:?} is no event", at.index)),
