@@ -345,6 +345,9 @@ impl Flows {
                 }
                 Stand::Offered => {
                     app.ring.retain(|target| *target != key.target);
+                    if app.ring.is_empty() && std::mem::take(&mut app.in_ring) {
+                        self.ring.retain(|name| *name != key.app);
+                    }
                     let target = self.target(&key.target);
                     target.offered = target.offered.saturating_sub(1);
                 }

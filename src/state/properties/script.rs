@@ -44,6 +44,11 @@ pub(super) enum Wish {
         key: u8,
         paused: bool,
     },
+    /// Of a shard set: made, removed, filled, or handed out.
+    Set {
+        what: u8,
+        total: u16,
+    },
     Trigger {
         ahead: u64,
         max: u32,
@@ -93,6 +98,7 @@ fn wish() -> impl Strategy<Value = Wish> {
         3 => (key.clone(), any::<bool>(), 0u8..4)
             .prop_map(|(key, ok, how)| Wish::Complete { key, ok, how }),
         1 => (key, any::<bool>()).prop_map(|(key, paused)| Wish::Pause { key, paused }),
+        1 => (0u8..6, 0u16..4).prop_map(|(what, total)| Wish::Set { what, total }),
         8 => (0u64..300, 0u32..6).prop_map(|(ahead, max)| Wish::Trigger { ahead, max }),
         3 => any::<u8>().prop_map(|pick| Wish::Started { pick }),
         8 => (any::<u8>(), 0u8..10, 0u64..600)
@@ -248,6 +254,22 @@ impl Writer {
                 true => tests::pause(&key(n).app).into(),
                 false => tests::resume(&key(n).app).into(),
             },
+            Wish::Set { what, total } => {
+                let name = "eu".into();
+                match what {
+                    0 => Event::from(MakeSet {
+                        name,
+                        total: (total > 0).then_some(total),
+                        by,
+                    }),
+                    1 | 2 => Event::from(FillSets {
+                        name: (what == 1).then_some(name),
+                        window: Span(u64::from(total) * 1_000),
+                        by,
+                    }),
+                    _ => Event::from(PopShard { name, by }),
+                }
+            }
             Wish::Trigger { ahead, max } => tests::trigger(self.now + ahead, max).into(),
             Wish::Started { pick } => tests::started(&self.open(pick)?).into(),
             Wish::Report { pick, what, delay } => self.report(&self.open(pick)?, what, delay),
@@ -407,7 +429,7 @@ impl Coverage {
         let of_tasks = Event::KINDS.iter().filter(|(kind, _)| *kind < 40);
         assert_eq!(self.kinds.len(), of_tasks.count(), "{:?}", self.kinds);
         assert_eq!(self.rows.len(), 13, "{:?}", self.rows);
-        assert_eq!(self.answers.len(), 18, "{:?}", self.answers);
+        assert_eq!(self.answers.len(), 20, "{:?}", self.answers);
         assert!(self.retired > 100, "{} histories", self.retired);
         println!("{:?}, {} past histories", self.answers, self.retired);
     }

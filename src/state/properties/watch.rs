@@ -345,10 +345,10 @@ fn name(outcome: &Outcome) -> &'static str {
         Outcome::Refused(Refusal::StaleFence { .. }) => "stale fence",
         Outcome::Refused(Refusal::Withdraw { .. }) => "withdraw",
         Outcome::Refused(Refusal::Moved) => "moved",
-        Outcome::Set { .. }
-        | Outcome::Refused(
+        Outcome::Set { .. } => "set",
+        Outcome::Refused(
             Refusal::NoSet | Refusal::NotFilled | Refusal::TooManySets | Refusal::DefaultSet { .. },
-        ) => "set",
+        ) => "no set",
         Outcome::Refused(Refusal::TooManyPaused) => "too many paused",
         Outcome::App(Some(_)) => "paused",
         Outcome::App(None) => "resumed",
