@@ -43,7 +43,9 @@ pub use ids::{Boot, By, Digest, Epoch, Fence, IdError, Key, NodeId, Seq, Shard};
 pub use invoke::{Argument, Invoke, InvokeError};
 pub use outcome::{Outcome, Refusal, ScheduleBound};
 pub use retry::{Backoff, Retry};
-pub use schedule::{CatchUp, Cause, Definition, Fate, Fire, OverlapPolicy, Pause, Queued, Running};
+pub use schedule::{
+    CatchUp, Cause, Definition, Fate, Fire, OverlapPolicy, Queued, Running, SchedulePause,
+};
 pub use schedule::{Schedule, Version, proof_with, schedule_id};
 pub use span::Span;
 pub use spec::{Body, HEADERS_MASKED, Http, MASK, Spec, SpecError, Target, When};

@@ -19,10 +19,10 @@ use super::table::Table;
 use super::{Entry, State, StoreFault};
 use crate::model::limits::*;
 use crate::model::{
-    CatchUp, Cause, DeleteSchedule, Fate, Fire, FireSchedules, Key, Outcome, OverlapPolicy, Pause,
+    CatchUp, Cause, DeleteSchedule, Fate, Fire, FireSchedules, Key, Outcome, OverlapPolicy,
     PauseSchedule, PutSchedule, Queued, Refusal, RowKind, RunSchedule, Running, Schedule,
-    ScheduleBound, Seq, Spec, Stage, Stretch, Submit, Target, Time, Version, When, encode,
-    proof_with,
+    ScheduleBound, SchedulePause, Seq, Spec, Stage, Stretch, Submit, Target, Time, Version, When,
+    encode, proof_with,
 };
 
 /// Every schedule, and what follows from them.
@@ -275,7 +275,7 @@ impl State {
         }
         let new = self.edit_schedule(&event.id, |_, s| match (event.paused, s.paused.take()) {
             (true, None) => {
-                s.paused = Some(Pause {
+                s.paused = Some(SchedulePause {
                     since: entry.now,
                     reason: event.reason,
                     by: event.by,
