@@ -308,7 +308,7 @@ fn one_survivor_goes_on_alone_and_grows_again() {
     const TASKS: u64 = 200;
     let _one = serial();
     let receiver = Receiver::start();
-    let mut cluster = Cluster::new(3).start();
+    let mut cluster = Cluster::new(3).fast().start();
     let url = &receiver.url;
     // A third is done before, a third falls due while nobody runs, a third later.
     let from = now_ms();
