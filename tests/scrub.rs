@@ -106,12 +106,14 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Starts a damaged node, or lets it run, until it ends by itself; returns what it said since.
+/// Starts a damaged node, or lets it run, until it ends by itself. Returns what it said since
+/// it was started here; all it said, when it ran: it may have found the damage before this asks.
 #[track_caller]
 fn ends(cluster: &mut Cluster, id: u64) -> String {
     let node = cluster.node(id);
-    let before = node.said().len();
+    let mut before = 0;
     if !node.runs() {
+        before = node.said().len();
         node.start();
     }
     let status = node.exits(seconds(30));

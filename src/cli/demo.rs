@@ -110,20 +110,14 @@ async fn schedule(places: &[Place], url: &str) -> Result<()> {
         "overlap": "skip",
         "target": { "http": { "url": url } },
     });
-    let body = serde_json::to_vec(&definition)?;
-    let first = places.first().context("there is no node")?;
-    let server = first.server()?;
-    let path = "/v1/schedules";
-    server
-        .call(Method::POST, path, Some(body), Span::ZERO)
-        .await?;
+    ask(places, 0, "/v1/schedules", &definition).await?;
     line(&format!(
         "schedule {id} fires every {SCHEDULE}: horolog schedule fires {id}"
     ));
     Ok(())
 }
 
-/// Submits a task through one node after the other; a node that is down costs one more try.
+/// Submits a task.
 async fn submit(places: &[Place], n: u64, url: &str, when: serde_json::Value) -> Result<()> {
     let mut task = json!({
         "app": APP,
@@ -133,21 +127,29 @@ async fn submit(places: &[Place], n: u64, url: &str, when: serde_json::Value) ->
     if let (Some(task), Some(when)) = (task.as_object_mut(), when.as_object()) {
         task.extend(when.clone());
     }
-    let body = serde_json::to_vec(&task)?;
+    ask(places, n as usize, "/v1/tasks", &task)
+        .await
+        .with_context(|| format!("task {n} was not taken"))
+}
+
+/// Asks one node after the other, from some one on; a node that is down costs one more try.
+async fn ask(
+    places: &[Place],
+    from: usize,
+    path: &'static str,
+    body: &serde_json::Value,
+) -> Result<()> {
+    let body = serde_json::to_vec(body)?;
     let mut last = None;
     for at in 0..places.len() {
-        let server = places[(n as usize + at) % places.len()].server()?;
-        match server
-            .call(Method::POST, "/v1/tasks", Some(body.clone()), Span::ZERO)
-            .await
-        {
+        let server = places[(from + at) % places.len()].server()?;
+        let call = server.call(Method::POST, path, Some(body.clone()), Span::ZERO);
+        match call.await {
             Ok(_) => return Ok(()),
             Err(e) => last = Some(e),
         }
     }
-    Err(last
-        .context("there are no nodes")?
-        .context(format!("task {n} was not taken")))
+    Err(last.context("there are no nodes")?)
 }
 
 /// Listens for callbacks.

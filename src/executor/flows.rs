@@ -124,7 +124,7 @@ struct Application {
     queued: usize,
     in_flight: usize,
     paused: bool,
-    /// When it was last resumed; told for as long as it is busy since.
+    /// When it was last resumed: what was due before has waited for that.
     resumed: Option<Time>,
     /// The first place that was not kept because of the application's own bound, or its pause.
     spilled: Option<(Time, Seq)>,
@@ -420,9 +420,12 @@ impl Flows {
         }
     }
 
-    /// Forgets what has nothing to do: names seen once cost nothing for ever.
+    /// Forgets what has nothing to do: names seen once cost nothing for ever. Of an application that
+    /// was resumed not all may have been read again, though it is idle for a moment; those few are
+    /// forgotten with the next sweep.
     fn tidy(&mut self, app: &App) {
-        if self.apps.get(app).is_some_and(Application::is_idle) {
+        let is_over = |app: &Application| app.is_idle() && app.resumed.is_none();
+        if self.apps.get(app).is_some_and(is_over) {
             self.apps.remove(app);
         }
         if self.targets.len() > self.sweep_at {

@@ -46,7 +46,9 @@ pub use invoke::{Argument, Invoke, InvokeError};
 pub use outcome::{Outcome, Refusal, ScheduleBound};
 pub use placement::{Placement, PlacementError};
 pub use retry::{Backoff, Retry};
-pub use schedule::{CatchUp, Cause, Definition, Fate, Fire, OverlapPolicy, Pause, Queued, Running};
+pub use schedule::{
+    CatchUp, Cause, Definition, Fate, Fire, OverlapPolicy, Queued, Running, SchedulePause,
+};
 pub use schedule::{Schedule, Version, proof_with, schedule_id};
 pub use sets::{Fill, ShardSet};
 pub use span::Span;

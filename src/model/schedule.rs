@@ -229,7 +229,7 @@ pub struct Queued {
 
 /// A pause.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Pause {
+pub struct SchedulePause {
     pub since: Time,
     pub reason: Option<Arc<str>>,
     pub by: By,
@@ -249,7 +249,7 @@ pub struct Schedule {
     pub versions: VecDeque<Version>,
     /// Every occurrence up to here was taken up.
     pub watermark: Time,
-    pub paused: Option<Pause>,
+    pub paused: Option<SchedulePause>,
     /// Pauses that are over, and that the watermark has not passed.
     pub pauses: Vec<(Time, Time)>,
     pub deleted: Option<(Time, By)>,

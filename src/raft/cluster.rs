@@ -259,7 +259,10 @@ impl Cluster {
         let decided = tokio::spawn(async move {
             let (verdict, lost) = cluster.until_told(seq, fence, event).await;
             match &verdict {
-                Verdict::Decided { index, outcome } if matches!(outcome, Outcome::Refused(_)) => {
+                Verdict::Decided {
+                    index,
+                    outcome: Outcome::Refused(_),
+                } => {
                     if withdrawn {
                         cluster.restore(seq, fence, *index).await;
                     }

@@ -81,7 +81,7 @@ impl Cluster {
 
     /// Waits until this node's own view shows what the leader has done: whoever asked here looks
     /// here next. In vain only when this node is cut off, and then its view says that.
-    async fn sees(&self, shown: impl Fn(&Cluster) -> bool) -> bool {
+    pub(super) async fn sees(&self, shown: impl Fn(&Cluster) -> bool) -> bool {
         let began = Instant::now();
         while !shown(self) {
             if began.elapsed() > LEADER_WITHIN {

@@ -26,6 +26,11 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// One piece must be through by then, installation of the last included.
 pub(crate) const CHUNK_WITHIN: Duration = Duration::from_secs(30);
 
+/// Entries are answered once they are synced, and a slow disk needs more for that than a heartbeat
+/// has: given up sooner, they are sent again for ever, and a follower never catches up. A connection
+/// on which nothing is heard ends earlier than this.
+const APPEND_WITHIN: Duration = Duration::from_secs(2);
+
 /// A follower that could not be reached is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
@@ -150,15 +155,12 @@ impl RaftNetworkV2<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, Failure> {
-        let lane = if request.entries.is_empty() {
-            Lane::Urgent
-        } else {
-            Lane::Append
+        let (lane, within) = match request.entries.is_empty() {
+            true => (Lane::Urgent, option.soft_ttl()),
+            false => (Lane::Append, option.soft_ttl().max(APPEND_WITHIN)),
         };
         let body = wire::append_request(&request);
-        let answer = self
-            .call(lane, wire::APPEND, body, option.soft_ttl())
-            .await?;
+        let answer = self.call(lane, wire::APPEND, body, within).await?;
         wire::read_append_response(&answer).map_err(malformed)
     }
 

@@ -22,10 +22,14 @@ impl Cluster {
     /// # Errors
     /// Says why not, and what to do.
     pub async fn drain(&self, node: NodeId, drain: bool) -> Result<(), String> {
-        if node != self.0.node {
-            return self.drain_there(node, drain).await;
+        if node == self.0.node {
+            return self.drain_here(drain).await;
         }
-        self.drain_here(drain).await
+        self.drain_there(node, drain).await?;
+        if drain {
+            self.sees(|cluster| !cluster.0.owns(node)).await;
+        }
+        Ok(())
     }
 
     /// The node's own part.
@@ -82,16 +86,16 @@ impl Inner {
         self.folded.owners.notify_one();
     }
 
+    /// Whether a node owns a shard, as far as this one knows.
+    fn owns(&self, node: NodeId) -> bool {
+        let owned = |state: &crate::state::State| state.shards().any(|(_, held)| held.node == node);
+        self.state.read(owned)
+    }
+
     /// Returns when this node owns no shard, as far as it knows.
     pub(crate) async fn owns_nothing(&self) {
         let mut applied = self.folded.applied.subscribe();
-        let owns = || {
-            let owned = |state: &crate::state::State| {
-                state.shards().any(|(_, held)| held.node == self.node)
-            };
-            self.state.read(owned)
-        };
-        while owns() {
+        while self.owns(self.node) {
             if applied.changed().await.is_err() {
                 return;
             }

@@ -111,6 +111,8 @@ fn settings(chance: &mut Chance, purges: bool, is_long: bool) -> Vec<(String, St
     let window = *chance.pick(&["2s", "5s", "2m"]);
     let age = *chance.pick(&["1s", "4s"]);
     let settings = [
+        // Receivers go mad and get well again; who waits for a breaker then is not late for long.
+        ("HOROLOG_CALLBACKS_BREAKER_OPEN_MAX", "1s"),
         ("HOROLOG_RAFT_TIMING", timing),
         ("HOROLOG_RAFT_SNAPSHOT_ENTRIES", every),
         ("HOROLOG_RAFT_KEPT_ENTRIES", kept),

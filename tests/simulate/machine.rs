@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use horolog::api::{self, Api, ApiSettings};
-use horolog::executor::{Guard, Hold, Settings};
+use horolog::executor::{BreakerSettings, Guard, Hold, Settings};
 use horolog::log::sim_disk::Dice;
 use horolog::log::{Engine, Identity, LogFault, LogStore, Step, Writer};
 use horolog::model::{Clock, Span};
@@ -454,6 +454,11 @@ async fn process(
     let settings = Settings {
         lease: site.timing.owner_lease(),
         hold: Hold::Task,
+        // Some targets never get well, and a run does not last long.
+        breaker: BreakerSettings {
+            open_max: Duration::from_secs(1),
+            ..BreakerSettings::default()
+        },
         ..Settings::new(id, Guard::open())
     };
     let delivery = Arc::new(site.sink.of(id));
