@@ -115,6 +115,7 @@ fn submits(count: u64, labelled: bool) -> Vec<Vec<Event>> {
         accept_timeout: None,
         expires_at: None,
         labels,
+        placement: None,
     };
     let submit = |n: u64| {
         let when = When::At(Time(

@@ -436,9 +436,7 @@ impl Inner {
 
     /// The outcome; `None`: it has not begun, and waits here again.
     async fn there(&self, node: NodeId, errand: Errand, prepared: &Prepared) -> Option<Event> {
-        let Some(others) = self.others.get() else {
-            return None;
-        };
+        let others = self.others.get()?;
         let again = |why: &str| {
             tracing::debug!(seq = errand.seq.0, node, "handed out again: {why}");
             self.metrics.count(Label::Lost);

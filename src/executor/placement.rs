@@ -39,11 +39,9 @@ impl<L: Fn(&Seen) -> Option<f64>, D: Fn(usize) -> usize> View<'_, L, D> {
             .collect();
         let node = |seen: Option<&&Seen>| seen.map(|seen| seen.node);
         match placement {
-            Placement::Owner => return self.relieved(&able),
-            Placement::Broadcast => {
-                return Choice::Everywhere(live.iter().map(|seen| seen.node).collect());
-            }
-            Placement::Leader => return self.here_or(self.picture.leader),
+            Placement::Owner => self.relieved(&able),
+            Placement::Broadcast => Choice::Everywhere(live.iter().map(|seen| seen.node).collect()),
+            Placement::Leader => self.here_or(self.picture.leader),
             Placement::RoundRobin => {
                 let next = self.turn.checked_rem(able.len() as u64).unwrap_or(0);
                 self.here_or(node(able.get(next as usize)))
