@@ -61,6 +61,7 @@ fn spec(label: Option<u64>) -> std::sync::Arc<[u8]> {
             .map(|n| ("order".to_string(), n.to_string()))
             .into_iter()
             .collect(),
+        placement: None,
     };
     spec.encode()
 }
