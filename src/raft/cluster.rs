@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
+use super::durations::Counted;
 use super::inner::Inner;
 use super::peer::{CallError, Lane};
-use super::proposer::Commits;
 use super::types::{Member, Raft};
 use super::view::{ClusterView, Facts, NodeView, Scrubbed, ShardView};
 use super::waiting::Class;
@@ -550,9 +550,20 @@ impl Cluster {
         }
     }
 
-    /// Numbers for metrics.
-    pub fn commits(&self) -> Commits {
+    /// How long entries took from their proposal here to their fold.
+    pub fn commits(&self) -> Counted {
         self.0.proposer.commits()
+    }
+
+    /// How long entries that could be folded waited for the state: for readers, for the window
+    /// being loaded, for a checkpoint.
+    pub fn fold_waits(&self) -> Counted {
+        self.0.folded.waits.read()
+    }
+
+    /// How long the fold of an entry took, with reading what it names.
+    pub fn folds(&self) -> Counted {
+        self.0.folded.folds.read()
     }
 
     /// The log index of the newest snapshot.

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
+use super::durations::Durations;
 use super::gathered::{Gathered, Writing};
 use super::lead::Lead;
 use super::lifecycle::{Duty, Lifecycle};
@@ -45,6 +47,9 @@ pub(crate) struct Folded {
     pub(crate) owners: Notify,
     /// How long triggers take to get here.
     pub(crate) lead: Mutex<Lead>,
+    /// How long entries waited for the state, and how long their folds took.
+    pub(crate) waits: Durations,
+    pub(crate) folds: Durations,
 }
 
 /// So many finished tasks may be waited for before a slow waiter has to look for itself.
@@ -62,6 +67,8 @@ impl Folded {
             assigned: AtomicU64::new(0),
             owners: Notify::new(),
             lead: Mutex::default(),
+            waits: Durations::default(),
+            folds: Durations::default(),
         }
     }
 }
@@ -142,7 +149,8 @@ impl Machine {
         &self.state
     }
 
-    fn fold(&mut self, entry: Entry) -> io::Result<Reply> {
+    /// Folds an entry that has waited `since` then.
+    fn fold(&mut self, entry: Entry, since: Instant) -> io::Result<Reply> {
         let index = entry.log_id.index();
         let term = entry.log_id.committed_leader_id().term;
         let new_term = std::mem::replace(&mut self.term, term) < term;
@@ -152,11 +160,14 @@ impl Machine {
             EntryPayload::Normal(payload) => {
                 let batch = Batch::decode(&payload.0).map_err(io::Error::other)?;
                 let proposed = is_trigger(&batch).then_some(batch.now);
-                let changes = &mut self.changes;
+                let (changes, folded) = (&mut self.changes, &self.folded);
                 let (gathered, wants_planner);
                 (reply.0, gathered, wants_planner) = self.state.write(|state| {
+                    let begun = Instant::now();
+                    folded.waits.note(begun - since);
                     state.prepare(&batch).map_err(io::Error::other)?;
                     let outcomes = state.apply(index, batch, changes);
+                    folded.folds.note(begun.elapsed());
                     Ok::<_, io::Error>((outcomes, state.gathered(), state.wants_planner()))
                 })?;
                 if wants_planner {
@@ -284,8 +295,9 @@ impl RaftStateMachine<Types> for Machine {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let index = entry.log_id.index();
+            let since = Instant::now();
             self.folded.gathered.room().await;
-            let reply = self.fold(entry)?;
+            let reply = self.fold(entry, since)?;
             self.folded.applied.send_replace(index);
             if let Some(responder) = responder {
                 responder.send(reply);
@@ -383,7 +395,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let checkpoint = self.checkpoint.take().ok_or_else(busy)?;
         let writing = self.writing.take();
         let (state, index) = (self.state.clone(), checkpoint.index());
-        let (began, tasks) = (tokio::time::Instant::now(), checkpoint.tasks());
+        let (began, tasks) = (Instant::now(), checkpoint.tasks());
         let write = move || {
             checkpoint.write()?;
             let old = state.write(|state| state.end_checkpoint())?;

@@ -25,6 +25,7 @@ mod alone;
 mod balance;
 mod chance;
 mod cluster;
+mod durations;
 mod duties;
 mod errand;
 mod folder;
@@ -71,6 +72,7 @@ mod wire;
 
 pub use chance::{draw, seed_chance};
 pub use cluster::{Busy, Cluster, Decided};
+pub use durations::{Counted, DURATION_BOUNDS};
 pub use errand::{CAUSE as PERFORMER, Errand, Picture, Returned, Seen};
 pub use folder::{Directory, Folder};
 pub use form::Origin;
@@ -80,7 +82,6 @@ pub use peer::{
     Accepted, Arrival, Authority, Connecting, Connection, Duplex, Issued, Listener, Network, Port,
     Taker, Tcp, Tls, TlsFiles,
 };
-pub use proposer::{COMMIT_BOUNDS, Commits};
 pub use recover::{Standing, go_on_alone, standing};
 pub use rim::Rim;
 pub use room::Watermark;

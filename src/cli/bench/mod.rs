@@ -26,6 +26,7 @@ mod latency;
 mod lateness;
 mod load;
 mod pace;
+mod page;
 mod pending;
 mod plateau;
 mod progress;

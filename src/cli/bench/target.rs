@@ -108,6 +108,11 @@ impl Target {
         Ok(self.server.get(&path).await?.json)
     }
 
+    /// The metrics page of the first node.
+    pub async fn metrics(&self) -> Result<String> {
+        Ok(self.server.get("/metrics").await?.text)
+    }
+
     /// Has the state put into the store, and waits for it.
     pub async fn checkpoint(&self) -> Result<()> {
         let path = "/v1/lifecycle/checkpoint";
