@@ -409,7 +409,7 @@ impl Cluster {
         if metrics.running_state.is_err() {
             return Err("Raft has stopped".into());
         }
-        let Some(leader) = metrics.current_leader else {
+        let Some(leader) = self.0.leader() else {
             return Err("no leader is known".into());
         };
         if leader == self.0.node && !self.0.proposer.is_open() {
@@ -438,13 +438,13 @@ impl Cluster {
     pub async fn view(&self) -> ClusterView {
         let (leader, term, voters) = match self.0.raft() {
             Some(raft) => {
-                let metrics = raft.metrics();
+                let metrics = raft.server_metrics();
                 let metrics = metrics.borrow_watched();
                 let leads = metrics.state == ServerState::Leader;
                 let leader = metrics.current_leader;
                 let isolated = leads && !self.0.proposer.is_open();
                 let voters: Vec<NodeId> = metrics.membership_config.voter_ids().collect();
-                (leader.filter(|_| !isolated), metrics.current_term, voters)
+                (leader.filter(|_| !isolated), metrics.vote.leader_id().term, voters)
             }
             None => (None, 0, Vec::new()),
         };
