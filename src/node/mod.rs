@@ -35,7 +35,7 @@ use crate::executor::{
     BreakerSettings, Executor, Guard, HttpDelivery, Settings as ExecutorSettings,
 };
 use crate::log::{DirLock, EngineKind, Identity, LogStore};
-use crate::model::{Clock, NodeId, Placement, Time};
+use crate::model::{Clock, Level, NodeId, Placement, Time};
 use crate::raft::{
     self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, TlsFiles, Watch, Watermark,
 };
@@ -84,6 +84,8 @@ pub struct Config {
     pub breaker: BreakerSettings,
     /// Submits a second of one application; 0 for no such bound.
     pub app_rate: u32,
+    /// What it knows: that of its version, or a lower one that it is held to.
+    pub level: Level,
     pub disk: Watermark,
     /// Where the access log is kept, for how many days, in how long files; `None`: it is not.
     pub access_log: Option<(PathBuf, usize, AccessRotation)>,
@@ -148,6 +150,7 @@ impl Node {
             scrub: config.scrub,
             watch: config.watch,
             app_rate: config.app_rate,
+            level: config.level,
             disk: config.disk,
             node_timeout: config.node_timeout,
             clock: clock.clone(),

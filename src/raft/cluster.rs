@@ -18,8 +18,8 @@ use super::waiting::Class;
 use super::wire::{self, Propose, Verdict, Withdraw};
 use crate::bugs::{self, Bug};
 use crate::model::{
-    Batch, Event, Fence, Key, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time, decode,
-    encode,
+    Batch, Event, Fence, Key, Level, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time,
+    decode, encode,
 };
 use crate::state::{Filter, Page, Shared, State, StoreFault};
 
@@ -53,6 +53,12 @@ pub enum Busy {
          there is room; outcomes and cancels are"
     )]
     NoRoom { retry_after: Span },
+    #[error(
+        "this needs feature level {needs}, and the cluster is at {reached}: it rises by itself when \
+         every member runs a version that knows it, and none is held back by cluster.feature_level; \
+         GET /v1/cluster tells what each knows"
+    )]
+    Level { needs: Level, reached: Level },
     #[error("the outcome is unknown: ask, or send the same again")]
     Unknown,
     #[error("this node cannot read its own record")]
@@ -170,7 +176,7 @@ impl Cluster {
             return (all(Verdict::NotLeader), false);
         };
         if leader == self.0.node {
-            return (self.0.proposer.propose(class, events.to_vec()).await, false);
+            return (self.0.propose(class, events.to_vec()).await, false);
         }
         let Some(member) = self.0.members().remove(&leader) else {
             return (all(Verdict::NotLeader), false);
@@ -444,7 +450,11 @@ impl Cluster {
                 let leader = metrics.current_leader;
                 let isolated = leads && !self.0.proposer.is_open();
                 let voters: Vec<NodeId> = metrics.membership_config.voter_ids().collect();
-                (leader.filter(|_| !isolated), metrics.vote.leader_id().term, voters)
+                (
+                    leader.filter(|_| !isolated),
+                    metrics.vote.leader_id().term,
+                    voters,
+                )
             }
             None => (None, 0, Vec::new()),
         };
@@ -484,6 +494,7 @@ impl Cluster {
             (owned, shards)
         });
         ClusterView {
+            level: self.0.folded.levels.reached(),
             leader,
             term,
             nodes,
@@ -535,6 +546,7 @@ impl Cluster {
             checkpoint: facts.checkpoint,
             clock_skew_ms: (own_skew + if me { 0 } else { offset_us }) / 1_000,
             version: facts.version,
+            level: facts.level,
             labels: facts.labels,
             scrub: facts.scrub,
             scrub_place: if me {
@@ -629,6 +641,7 @@ fn settle(verdict: Verdict, maybe: bool) -> Verdict {
         | Verdict::Overloaded { .. }
         | Verdict::TooFast { .. }
         | Verdict::NoRoom { .. }
+        | Verdict::Level { .. }
             if maybe =>
         {
             Verdict::Unknown
@@ -664,6 +677,7 @@ fn answer(verdict: Verdict) -> Result<Decided, Busy> {
         Verdict::NoRoom { retry_after_ms } => Err(Busy::NoRoom {
             retry_after: Span(retry_after_ms),
         }),
+        Verdict::Level { needs, reached } => Err(Busy::Level { needs, reached }),
         Verdict::Overloaded { retry_after_ms } => Err(Busy::Overloaded {
             retry_after: Span(retry_after_ms),
         }),

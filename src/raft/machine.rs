@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::durations::Durations;
 use super::gathered::{Gathered, Writing};
 use super::lead::Lead;
+use super::levels::Levels;
 use super::lifecycle::{Duty, Lifecycle};
 use super::rim::{NoRim, Rim};
 use super::runner::{Runner, blocking};
@@ -22,7 +23,9 @@ use super::snapshots::{SnapshotData, Snapshots};
 use super::types::{Attachment, Entry, LeaderId, LogId, Member, Reply, Stored, Types};
 use super::upkeep::Cadence;
 use crate::bugs::{self, Bug};
-use crate::model::{Batch, Boot, Change, Clock, Epoch, Event, NodeId, Seq, Time, decode, encode};
+use crate::model::{
+    Batch, Boot, Change, Clock, Epoch, Event, Level, NodeId, Seq, Time, decode, encode,
+};
 use crate::state::{Checkpoint, Shared};
 
 type Meta = SnapshotMeta<LeaderId, u64, Member>;
@@ -47,6 +50,7 @@ pub(crate) struct Folded {
     pub(crate) owners: Notify,
     /// How long triggers take to get here.
     pub(crate) lead: Mutex<Lead>,
+    pub(crate) levels: Levels,
     /// How long entries waited for the state, and how long their folds took.
     pub(crate) waits: Durations,
     pub(crate) folds: Durations,
@@ -56,7 +60,7 @@ pub(crate) struct Folded {
 const FINISHED_BACKLOG: usize = 4_096;
 
 impl Folded {
-    pub(crate) fn new(cadence: &Cadence) -> Folded {
+    pub(crate) fn new(cadence: &Cadence, level: Level) -> Folded {
         Folded {
             applied: watch::Sender::new(0),
             due: Notify::new(),
@@ -67,6 +71,7 @@ impl Folded {
             assigned: AtomicU64::new(0),
             owners: Notify::new(),
             lead: Mutex::default(),
+            levels: Levels::new(level),
             waits: Durations::default(),
             folds: Durations::default(),
         }
@@ -102,6 +107,7 @@ impl Machine {
         me: (NodeId, Boot),
     ) -> io::Result<Machine> {
         let (state, attachment) = snapshots.state()?;
+        folded.levels.note(state.level())?;
         folded.applied.send_replace(state.applied());
         // What came before, the store does not tell one by one.
         folded.assigned.store(state.applied(), Ordering::SeqCst);
@@ -161,15 +167,17 @@ impl Machine {
                 let batch = Batch::decode(&payload.0).map_err(io::Error::other)?;
                 let proposed = is_trigger(&batch).then_some(batch.now);
                 let (changes, folded) = (&mut self.changes, &self.folded);
-                let (gathered, wants_planner);
-                (reply.0, gathered, wants_planner) = self.state.write(|state| {
+                let (gathered, wants_planner, level);
+                (reply.0, gathered, wants_planner, level) = self.state.write(|state| {
                     let begun = Instant::now();
                     folded.waits.note(begun - since);
                     state.prepare(&batch).map_err(io::Error::other)?;
                     let outcomes = state.apply(index, batch, changes);
                     folded.folds.note(begun.elapsed());
-                    Ok::<_, io::Error>((outcomes, state.gathered(), state.wants_planner()))
+                    let (gathered, level) = (state.gathered(), state.level());
+                    Ok::<_, io::Error>((outcomes, gathered, state.wants_planner(), level))
                 })?;
+                self.folded.levels.note(level)?;
                 if wants_planner {
                     self.folded.plan.notify_one();
                 }
@@ -342,6 +350,7 @@ impl RaftStateMachine<Types> for Machine {
             self.rim.new_term(term);
         }
         let index = state.applied();
+        self.folded.levels.note(state.level())?;
         tracing::info!(index, "took in a snapshot");
         let old = self.state.write(|live| std::mem::replace(live, state));
         self.folded.gathered.clear();

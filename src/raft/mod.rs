@@ -35,6 +35,7 @@ mod heartbeat;
 mod inner;
 mod lead;
 mod lease;
+mod levels;
 mod lifecycle;
 #[cfg(test)]
 mod lifecycle_tests;
