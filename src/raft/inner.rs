@@ -191,6 +191,14 @@ impl Inner {
         metrics.borrow_watched().current_leader
     }
 
+    /// The store holds everything up to a log index.
+    pub(crate) fn note_checkpoint(&self, index: u64) {
+        if self.checkpoint.fetch_max(index, Ordering::Relaxed) < index {
+            let now = self.clock.steady().as_millis() as u64;
+            self.checkpoint_at_ms.store(now, Ordering::Relaxed);
+        }
+    }
+
     /// Events from outside, on the leader: what a member does not know is not written.
     pub(crate) async fn propose(&self, class: Class, events: Vec<Event>) -> Vec<Verdict> {
         let levels = &self.folded.levels;

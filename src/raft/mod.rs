@@ -14,6 +14,7 @@
 //! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
 //! gathered.rs  how much waits for a checkpoint, and who waits for it
 //! members.rs   nodes added, removed, replaced; the lead moved
+//! levels.rs    the feature level, with which a cluster is upgraded node by node
 //! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
 //! recover.rs   one survivor goes on alone, when a majority is lost for good
 //! scrub.rs     looks for rot in log and store      room.rs    for room on the disk
