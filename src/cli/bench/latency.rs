@@ -10,8 +10,9 @@ pub type Micros = Histogram<u64>;
 /// Longer than anything that is measured here.
 const MICROS_MAX: u64 = 600_000_000;
 /// Upper bounds of the drawn bars.
-const BARS_US: [u64; 12] = [
-    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 1_000_000,
+const BARS_US: [u64; 16] = [
+    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
+    1_000_000, 2_000_000, 5_000_000,
 ];
 /// The longest bar.
 const BAR_WIDTH: u64 = 50;
