@@ -20,6 +20,7 @@ mod batch;
 mod batch_lines;
 mod body;
 mod bulk;
+mod check;
 mod cluster;
 mod dto;
 mod explain;

@@ -10,8 +10,8 @@ use utoipa_axum::routes;
 
 use super::problem::{Kind, Problem};
 use super::{
-    Api, access, actions, apps, auth, batch, bulk, cluster, fires, health, history, lifecycle,
-    list, members, old, old_shards, openapi, schedules, shards, targets, tasks,
+    Api, access, actions, apps, auth, batch, bulk, check, cluster, fires, health, history,
+    lifecycle, list, members, old, old_shards, openapi, schedules, shards, targets, tasks,
 };
 
 /// The whole API as one service.
@@ -48,6 +48,7 @@ pub(super) fn documented() -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .routes(routes!(members::lead))
         .routes(routes!(members::drain))
         .routes(routes!(lifecycle::run))
+        .routes(routes!(check::check))
         .routes(routes!(shards::sets))
         .routes(routes!(shards::set, shards::make, shards::remove))
         .routes(routes!(shards::fill))

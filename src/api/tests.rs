@@ -327,7 +327,7 @@ fn operations() -> Vec<(String, String)> {
 #[tokio::test]
 async fn every_described_operation_exists() {
     let operations = operations();
-    assert_eq!(operations.len(), 59);
+    assert_eq!(operations.len(), 60);
     for (method, path) in operations {
         let path = path.replace("{app}", "a").replace("{id}", "b");
         let path = path.replace("{name}", "c");

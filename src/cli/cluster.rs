@@ -1,7 +1,7 @@
 //! `cluster …`: who leads, who follows, who owns what; one node more; another leader, a node without
 //! work; duties by hand.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
@@ -62,6 +62,9 @@ enum Verb {
         #[arg(long)]
         undo: bool,
     },
+    /// Looks whether schedules, their runs and the tasks that wait fit together, and mends what can
+    /// be mended. Fails when something is left.
+    Check,
     /// Runs a regular duty at once: on the server that is asked, or on the leader if it is the
     /// leader's.
     Run { duty: Duty },
@@ -127,6 +130,17 @@ pub async fn run(args: ClusterArgs) -> Result<()> {
             let body = json!({ "node": id, "drain": !undo });
             ask(Method::POST, "/v1/cluster/drain", Some(body)).await?
         }
+        Verb::Check => {
+            let answer = server
+                .call(Method::POST, "/v1/cluster/check", None, RUN)
+                .await?;
+            show(&answer, args.remote.json, checked);
+            let findings = answer.json["findings"].as_array();
+            let left = findings.into_iter().flatten();
+            let left = left.filter(|finding| finding["mended"] == false).count();
+            ensure!(left == 0, "{left} findings could not be mended");
+            return Ok(());
+        }
         Verb::Run { duty } => {
             let answer = server.call(Method::POST, duty.path(), None, RUN).await?;
             show(&answer, args.remote.json, ran);
@@ -135,6 +149,29 @@ pub async fn run(args: ClusterArgs) -> Result<()> {
     };
     show(&answer, args.remote.json, status);
     Ok(())
+}
+
+fn checked(check: &Value) {
+    let (node, index, took) = (
+        text(check, "node"),
+        text(check, "index"),
+        text(check, "took_ms"),
+    );
+    let (schedules, tasks) = (text(check, "schedules"), text(check, "tasks"));
+    let findings = check["findings"].as_array();
+    for finding in findings.into_iter().flatten() {
+        let done = if finding["mended"] == true {
+            "mended"
+        } else {
+            "left as it is"
+        };
+        line(&format!("{} ({done})", text(finding, "what")));
+    }
+    let count = findings.map_or(0, Vec::len);
+    line(&format!(
+        "{count} findings among {schedules} schedules and {tasks} tasks of node {node}, in {took} ms, \
+         at log index {index}"
+    ));
 }
 
 fn ran(run: &Value) {

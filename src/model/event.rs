@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::sync::Arc;
 
 use super::{
-    AttemptEnd, Boot, By, Definition, Digest, Fence, Key, Level, NodeId, Seq, Shard, Span,
+    AttemptEnd, Boot, By, Definition, Digest, Fence, Key, Level, NodeId, Repair, Seq, Shard, Span,
 };
 use super::{Time, When};
 
@@ -286,6 +286,12 @@ pub struct FireV1 {
     pub stretches: Vec<Stretch>,
 }
 
+/// The consistency check has found something that can be mended.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct MendV1 {
+    pub repairs: Vec<Repair>,
+}
+
 pub use AcceptedV1 as Accepted;
 pub use AgainV1 as Again;
 pub use AssignV1 as Assign;
@@ -298,6 +304,7 @@ pub use FailedV1 as Failed;
 pub use FillSetsV1 as FillSets;
 pub use FireV1 as FireSchedules;
 pub use MakeSetV1 as MakeSet;
+pub use MendV1 as Mend;
 pub use PauseScheduleV1 as PauseSchedule;
 pub use PauseV1 as PauseApp;
 pub use PopShardV1 as PopShard;
@@ -378,4 +385,5 @@ events! {
     42 DeleteSchedule(DeleteScheduleV1),
     43 RunSchedule(RunScheduleV1),
     44 Fire(FireV1),
+    45 Mend(MendV1),
 }

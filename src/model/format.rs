@@ -318,6 +318,24 @@ fn events() -> Vec<(&'static str, Event)> {
             }
             .into(),
         ),
+        (
+            "mend",
+            MendV1 {
+                repairs: vec![
+                    Repair::Run {
+                        schedule: "shop.report".into(),
+                        seq,
+                    },
+                    Repair::Stray { seq },
+                    Repair::Line {
+                        schedule: "shop.report".into(),
+                        line: 7,
+                    },
+                    Repair::Wake { seq },
+                ],
+            }
+            .into(),
+        ),
     ]
 }
 

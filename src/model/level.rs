@@ -45,7 +45,8 @@ impl Event {
             | Event::PauseSchedule(_)
             | Event::DeleteSchedule(_)
             | Event::RunSchedule(_)
-            | Event::Fire(_) => Level::SCHEDULES,
+            | Event::Fire(_)
+            | Event::Mend(_) => Level::SCHEDULES,
             Event::Submit(_)
             | Event::Cancel(_)
             | Event::Change(_)

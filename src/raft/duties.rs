@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::check;
 use super::cluster::Busy;
 use super::inner::Inner;
 use super::lead;
@@ -72,6 +73,7 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft, term: u64) {
         () = owners.run(&settled) => {}
         () = triggers => {}
         () = planner::run(inner, raft, term) => {}
+        () = check::at_start(inner) => {}
         () = lifecycle::regularly(inner, Duty::Retire, retire) => {}
         () = lifecycle::regularly(inner, Duty::Watchdog, watch) => {}
     }

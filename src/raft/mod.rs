@@ -17,6 +17,7 @@
 //! levels.rs    the feature level, with which a cluster is upgraded node by node
 //! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
 //! recover.rs   one survivor goes on alone, when a majority is lost for good
+//! check.rs     whether schedules, runs and waiting tasks fit together
 //! scrub.rs     looks for rot in log and store      room.rs    for room on the disk
 //! folder.rs, runner.rs, chance.rs  where a simulation puts its disk, its order, its dice
 //! ```
@@ -25,6 +26,7 @@
 mod alone;
 mod balance;
 mod chance;
+mod check;
 mod cluster;
 mod durations;
 mod duties;
@@ -73,6 +75,7 @@ mod watchdog;
 mod wire;
 
 pub use chance::{draw, seed_chance};
+pub use check::{FINDINGS_MAX, Found, Report};
 pub use cluster::{Busy, Cluster, Decided};
 pub use durations::{Counted, DURATION_BOUNDS};
 pub use errand::{CAUSE as PERFORMER, Errand, Picture, Returned, Seen};

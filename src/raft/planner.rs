@@ -30,6 +30,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Schedules that are worked out before others may have the thread.
 const PIECE: usize = 32;
 
+/// Whether this version can read when a schedule fires.
+pub(super) fn reads(agenda: &Agenda) -> bool {
+    parse(agenda).is_some()
+}
+
 /// What is planned of one schedule.
 struct Planned {
     agenda: Agenda,

@@ -78,6 +78,7 @@ impl State {
         );
         assert_eq!(self.table.counts(), &counts, "the counts by stage");
         self.audit_schedules();
+        assert_eq!(self.misfits(), [], "the consistency check");
         self.audit_keys(None, keys);
         for (label, keys) in labelled {
             self.audit_keys(Some(label), keys);

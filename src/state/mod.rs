@@ -23,6 +23,7 @@
 
 mod apps;
 mod attempts;
+mod check;
 mod checkpoint;
 mod hash;
 mod label;
@@ -59,10 +60,11 @@ use std::sync::Arc;
 use crate::bugs::{self, Bug};
 use crate::model::limits::{HASH_EVERY, HASHES_KEPT, RETIRE_MAX, SHARDS_DEFAULT, TRIGGER_MAX};
 use crate::model::{
-    Batch, Boot, By, Change, Epoch, Event, Fence, Level, NodeId, Outcome, Paused, RowKind,
+    Batch, Boot, By, Change, Epoch, Event, Fence, Level, NodeId, Outcome, Paused, Repair, RowKind,
 };
 use crate::model::{Seq, Shard, Time};
 
+pub use check::{Checked, Finding};
 pub use checkpoint::{Checkpoint, Imaged, Loaded};
 pub use hash::StateHash;
 pub use label::Label;
@@ -234,6 +236,10 @@ impl State {
                     stretches.try_for_each(|stretch| self.warm_stretch(stretch))?;
                 }
                 Event::RunSchedule(e) => self.warm_run(e)?,
+                Event::Mend(e) => {
+                    let mut tasks = e.repairs.iter().filter_map(Repair::task);
+                    tasks.try_for_each(|seq| self.table.warm_seq(seq))?;
+                }
                 // Schedules are in memory.
                 Event::PutSchedule(_) | Event::PauseSchedule(_) | Event::DeleteSchedule(_) => {}
             }
@@ -306,6 +312,7 @@ impl State {
             Event::DeleteSchedule(e) => self.delete_schedule(entry, &e),
             Event::RunSchedule(e) => self.run_schedule(entry, &e),
             Event::Fire(e) => self.fire(entry, e),
+            Event::Mend(e) => self.mend(entry, &e.repairs),
         }
     }
 

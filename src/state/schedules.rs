@@ -16,6 +16,7 @@ mod define;
 mod occurrences;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::hash::StateHash;
@@ -86,6 +87,13 @@ pub(crate) fn is_intact(s: &Schedule) -> bool {
     !s.versions.is_empty() && s.versions.iter().all(|v| v.digest == v.definition.digest())
 }
 
+#[cfg(test)]
+impl Schedules {
+    pub(super) fn runs_mut(&mut self) -> &mut BTreeMap<Seq, Arc<str>> {
+        &mut self.runs
+    }
+}
+
 impl Table {
     fn take_schedule(&mut self, id: &str) -> Option<Arc<Schedule>> {
         let (hash, schedule) = self.schedules.all.remove(id)?;
@@ -139,7 +147,27 @@ impl Table {
         self.schedules.all.values().map(|(_, schedule)| schedule)
     }
 
-    fn schedule(&self, id: &str) -> Option<&Arc<Schedule>> {
+    /// Those behind an id, in order.
+    pub(super) fn schedules_after(
+        &self,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = &Arc<Schedule>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let range = self.schedules.all.range::<str, _>((from, Bound::Unbounded));
+        range.map(|(_, (_, schedule))| schedule)
+    }
+
+    /// The schedule of which a task is a run that is not over.
+    pub(super) fn run_of(&self, seq: Seq) -> Option<&Arc<str>> {
+        self.schedules.runs.get(&seq)
+    }
+
+    /// Every run that is not over, with its schedule.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (Seq, &Arc<str>)> {
+        self.schedules.runs.iter().map(|(seq, id)| (*seq, id))
+    }
+
+    pub(super) fn schedule(&self, id: &str) -> Option<&Arc<Schedule>> {
         self.schedules.all.get(id).map(|(_, schedule)| schedule)
     }
 }
@@ -177,6 +205,12 @@ impl State {
     /// What is to be planned of a schedule; `None`: nothing more.
     pub fn agenda_of(&self, id: &str) -> Option<Agenda> {
         self.table.schedule(id).and_then(|s| agenda(s))
+    }
+
+    /// What is to be planned of those behind an id.
+    pub fn agenda_after(&self, after: Option<&str>, max: usize) -> Vec<Agenda> {
+        let schedules = self.table.schedules_after(after).take(max);
+        schedules.filter_map(|s| agenda(s)).collect()
     }
 
     /// What is to be planned of all of them.

@@ -8,6 +8,7 @@ mod attempts;
 mod bounds;
 mod cancel;
 mod change;
+mod check;
 mod complete;
 mod history;
 mod owners;

@@ -135,3 +135,24 @@ fn retire_drops_what_is_old_enough_and_the_watchdog_leaves_what_waits() {
     assert!(value("horolog_lifecycle_last_run_seconds{duty=\"retire\"}") < 60.0);
     assert!(value("horolog_log_entries") > 0.0);
 }
+
+#[test]
+fn a_sound_state_is_checked_and_has_no_findings() {
+    let node = Node::start(&[]);
+    node.post("/v1/tasks", &far("l-sound", "a")).expect(201);
+    let schedule = json!({
+        "id": "l-sound.tick", "every": "1h",
+        "target": { "http": { "url": "http://127.0.0.1:9/" } },
+    });
+    node.post("/v1/schedules", &schedule).expect(201);
+    let check = node
+        .post("/v1/cluster/check", &json!({}))
+        .expect(200)
+        .json();
+    assert_eq!(check["findings"], json!([]), "{check}");
+    assert_eq!(check["schedules"], 1, "{check}");
+    assert!(
+        check["tasks"].as_u64() >= Some(1) && check["more"] == false,
+        "{check}"
+    );
+}

@@ -36,6 +36,7 @@ fn the_description_lists_every_route() {
         ("/v1/cluster", &["get"]),
         ("/v1/cluster/nodes", &["post"]),
         ("/v1/lifecycle/{duty}", &["post"]),
+        ("/v1/cluster/check", &["post"]),
         ("/v1/apps", &["get"]),
         ("/v1/apps/{app}/pause", &["post"]),
         ("/v1/apps/{app}/resume", &["post"]),

@@ -122,6 +122,7 @@ async fn faults(bench: &mut Bench, target: &mut Target, fault: Fault, what: &str
         let strike = LEAD + STRIKES.0 + (STRIKES.1 - STRIKES.0).mul_f64(part);
         trial.once(target, strike, rate).await?;
     }
+    target.ready().await?;
     settle(target, &trial.books).await?;
     trial.tell(bench, target, what).await
 }

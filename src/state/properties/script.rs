@@ -262,6 +262,9 @@ impl Writer {
                         total: (total > 0).then_some(total),
                         by,
                     }),
+                    2 if total % 3 == 0 => Event::from(Raise {
+                        level: Level(total),
+                    }),
                     1 | 2 => Event::from(FillSets {
                         name: (what == 1).then_some(name),
                         window: Span(u64::from(total) * 1_000),

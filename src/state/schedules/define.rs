@@ -215,7 +215,7 @@ impl State {
         }
     }
 
-    pub(super) fn edit_schedule<T>(
+    pub(in crate::state) fn edit_schedule<T>(
         &mut self,
         id: &str,
         f: impl FnOnce(&mut State, &mut Schedule) -> T,

@@ -423,6 +423,54 @@ impl State {
         }
     }
 
+    /// A run that the schedule still waits for is over, or is gone (`None`), or its end would not be
+    /// told to the schedule. Says whether that was so.
+    pub(in crate::state) fn end_run(
+        &mut self,
+        entry: Entry,
+        id: &Arc<str>,
+        seq: Seq,
+        stage: Option<Stage>,
+    ) -> bool {
+        let Some(s) = self.table.schedule(id) else {
+            return false;
+        };
+        if !s.running.iter().any(|run| run.seq == seq) {
+            return false;
+        }
+        if stage.is_some_and(|stage| !stage.is_final()) {
+            let known = self.table.schedules.runs.insert(seq, id.clone());
+            return known.as_ref() != Some(id);
+        }
+        self.table.schedules.runs.insert(seq, id.clone());
+        self.run_ended(entry, seq, stage.unwrap_or(Stage::Cancelled));
+        true
+    }
+
+    /// A task is a run by the index of runs only. Says whether that was so.
+    pub(in crate::state) fn forget_stray(&mut self, seq: Seq) -> bool {
+        let Some(id) = self.table.run_of(seq) else {
+            return false;
+        };
+        let known = self.table.schedule(id);
+        if known.is_some_and(|s| s.running.iter().any(|run| run.seq == seq)) {
+            return false;
+        }
+        self.table.schedules.runs.remove(&seq).is_some()
+    }
+
+    /// A line says that its occurrence waits in line, and it does not: nothing will come of it. Says
+    /// whether that was so.
+    pub(in crate::state) fn miss_line(&mut self, entry: Entry, id: &str, line: u64) -> bool {
+        let missed = self.edit_schedule(id, |_, s| {
+            let fire = s.line(line).filter(|fire| fire.fate == Fate::Queued);
+            let lost = fire.filter(|_| s.queue.iter().all(|queued| queued.line != line));
+            let cause = lost.map(|fire| fire.cause);
+            cause.map(|cause| decide(s, entry, line, cause, Fate::Missed, None))
+        });
+        missed.flatten().is_some()
+    }
+
     // What `prepare` brings into memory.
 
     pub(in crate::state) fn warm_stretch(&mut self, stretch: &Stretch) -> Result<(), StoreFault> {
