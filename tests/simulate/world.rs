@@ -21,6 +21,7 @@ use crate::check::{self, Verdict};
 use crate::disk::End;
 use crate::faults::What;
 use crate::machine::{Answer, EPOCH_US, Machine, Site, Truth, exchange};
+use crate::schedules;
 use crate::sink::Sink;
 use crate::told::{shown, told};
 use crate::wires::Wires;
@@ -38,6 +39,8 @@ const DRAINED_WITHIN_US: u64 = 60_000_000;
 const COMPARE_EVERY_US: u64 = 500_000;
 /// Pages of a list at most.
 const PAGES_MAX: usize = 100;
+/// What a node tells of its schedules when all is quiet has come within this.
+const TOLD_WITHIN_US: u64 = 10_000_000;
 
 /// What is simulated.
 #[derive(Clone, Debug)]
@@ -204,6 +207,8 @@ struct World {
     sabotaged: BTreeMap<u64, bool>,
     hashes: BTreeMap<u64, (u64, String)>,
     looks: Arc<Mutex<BTreeMap<u64, Look>>>,
+    /// What each node told of its schedules in the end.
+    told: Arc<Mutex<BTreeMap<u64, Value>>>,
 }
 
 /// Runs a plan.
@@ -279,6 +284,7 @@ impl World {
             sabotaged: BTreeMap::new(),
             hashes: BTreeMap::new(),
             looks: Arc::default(),
+            told: Arc::default(),
             site,
         }
     }
@@ -566,6 +572,7 @@ impl World {
             }
             if since_us.is_multiple_of(500_000) {
                 self.resume_all();
+                self.pause_schedules();
             }
             if since_us.is_multiple_of(250_000) {
                 self.look();
@@ -587,6 +594,7 @@ impl World {
                     && self.is_equal()
                 {
                     self.compare();
+                    self.hear_schedules();
                     return;
                 }
             }
@@ -641,6 +649,42 @@ impl World {
         for app in paused {
             let mut nodes = 1..=self.site.nodes;
             nodes.find_map(|node| self.ask(node, Ask::resume(&app)));
+        }
+    }
+
+    /// So that runs come to an end.
+    fn pause_schedules(&mut self) {
+        let firing = self.read_states(|state| {
+            let firing = state.schedules();
+            let firing = firing.filter(|s| s.deleted.is_none() && s.paused.is_none());
+            firing.map(|s| s.id.to_string()).collect::<Vec<String>>()
+        });
+        let firing: BTreeSet<String> = firing.into_iter().flatten().collect();
+        for id in firing {
+            let mut nodes = 1..=self.site.nodes;
+            nodes.find_map(|node| self.ask(node, Ask::schedule(schedules::pause(&id))));
+        }
+    }
+
+    /// Every node's ledgers, and its proof of them.
+    fn hear_schedules(&mut self) {
+        let t = self.stamp();
+        for machine in &self.machines {
+            let (told, id) = (self.told.clone(), machine.id);
+            machine.ask(move |router| async move {
+                if let Some(mut ledgers) = tell_schedules(&router).await {
+                    ledgers["t"] = json!(t);
+                    lock(&told).insert(id, ledgers);
+                }
+            });
+        }
+        let until_us = self.now_us() + TOLD_WITHIN_US;
+        while (lock(&self.told).len() as u64) < self.site.nodes {
+            if self.now_us() >= until_us {
+                let text = "I-32: not every node tells its schedules, though all is quiet";
+                return self.violations.push(text.into());
+            }
+            self.tick();
         }
     }
 
@@ -734,6 +778,9 @@ impl World {
             let status = json!({ "cluster": cluster, "stats": stats });
             write(&format!("status-{id}.json"), vec![status.to_string()]);
         }
+        for (id, told) in &*lock(&self.told) {
+            write(&format!("schedules-{id}.json"), vec![told.to_string()]);
+        }
         let verdicts = match plan.brief {
             true => Vec::new(),
             false => check::check(&run),
@@ -777,6 +824,32 @@ fn line(op: u64, kind: &str, node: u64, t: u64, ask: &Ask, value: &Value) -> Val
         }
     }
     line
+}
+
+/// What a node tells of all schedules; `None`: not all of it came.
+async fn tell_schedules(router: &Router) -> Option<Value> {
+    let mut all = json!({});
+    for id in schedules::ids() {
+        let mut pages: Vec<Value> = Vec::new();
+        loop {
+            let next = pages.last().map(|page| &page["next"]);
+            let answer = exchange(router, ("GET", &schedules::fires(&id, next), None)).await;
+            match answer.status {
+                200 => pages.push(answer.body),
+                404 => break,
+                _ => return None,
+            }
+            if pages.last().is_none_or(|page| page["next"].is_null()) {
+                break;
+            }
+        }
+        if !pages.is_empty() {
+            all[&id] = schedules::ledger(&id, &pages);
+        }
+    }
+    let audit = exchange(router, ("GET", "/v1/audit", None)).await;
+    let told = (audit.status == 200).then_some(audit.body)?;
+    Some(json!({ "schedules": all, "audit": told }))
 }
 
 /// Asks, page by page where it is a list.
