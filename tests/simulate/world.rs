@@ -126,6 +126,8 @@ pub struct Ledger {
     pub compared: u64,
     pub undecided: u64,
     pub checked: u64,
+    /// Changes of who leads and who owns that were answered well, by their path.
+    pub changed: BTreeMap<&'static str, u64>,
 }
 
 impl Ledger {
@@ -135,6 +137,7 @@ impl Ledger {
             (&mut self.faults, &other.faults),
             (&mut self.crashes, &other.crashes),
             (&mut self.steps, &other.steps),
+            (&mut self.changed, &other.changed),
         ] {
             from.iter()
                 .for_each(|(name, n)| *to.entry(*name).or_default() += n);
@@ -207,6 +210,8 @@ struct World {
     sabotaged: BTreeMap<u64, bool>,
     hashes: BTreeMap<u64, (u64, String)>,
     looks: Arc<Mutex<BTreeMap<u64, Look>>>,
+    /// Changes of who leads and who owns that came about.
+    changed: Arc<Mutex<Vec<(&'static str, Value)>>>,
     /// What each node told of its schedules in the end.
     told: Arc<Mutex<BTreeMap<u64, Value>>>,
 }
@@ -284,6 +289,7 @@ impl World {
             sabotaged: BTreeMap::new(),
             hashes: BTreeMap::new(),
             looks: Arc::default(),
+            changed: Arc::default(),
             told: Arc::default(),
             site,
         }
@@ -438,6 +444,12 @@ impl World {
             What::Stops(id) => self.machines[(*id - 1) as usize].stop(),
             What::Fails(id, ..) => drop(self.sabotaged.insert(*id, true)),
             What::Crash(id, _) => drop(self.sabotaged.insert(*id, true)),
+            What::Leads(id) => {
+                let body = json!({ "node": id });
+                let asked = 1 + self.dice.below(self.site.nodes);
+                self.change(asked, "/v1/cluster/lead", body);
+            }
+            What::Drains(id) => self.drain(*id, true),
             _ => {}
         }
         self.active.push((now_us + lasts, what));
@@ -445,13 +457,21 @@ impl World {
 
     fn end_fault(&mut self, what: &What) {
         let now_us = self.now_us();
+        if let What::Drains(id) = what {
+            self.drain(*id, false);
+        }
         self.trace.note(&format!("{now_us} ends: {}", what.name()));
         what.set(false, &self.site.wires, &mut self.machines, now_us);
         // What still goes wrong elsewhere goes on.
         for (until, other) in self.active.clone() {
             if !matches!(
                 other,
-                What::Cut(..) | What::Crash(..) | What::Fails(..) | What::StandsStill(..)
+                What::Cut(..)
+                    | What::Crash(..)
+                    | What::Fails(..)
+                    | What::StandsStill(..)
+                    | What::Leads(_)
+                    | What::Drains(_)
             ) {
                 other.set(true, &self.site.wires, &mut self.machines, until);
             }
@@ -462,6 +482,26 @@ impl World {
             disks.for_each(|disk| disk.heal());
         }
         self.fault_line(what, "end");
+    }
+
+    /// Asks a node to change who leads or owns; nobody waits for the answer.
+    fn change(&mut self, node: u64, path: &'static str, body: Value) {
+        let done = self.changed.clone();
+        self.machines[(node - 1) as usize].ask(move |router| async move {
+            let answer = exchange(&router, ("POST", path, Some(&body))).await;
+            if answer.status == 200 {
+                lock(&done).push((path, body));
+            }
+        });
+    }
+
+    /// The node itself is asked; who starts again has forgotten it.
+    fn drain(&mut self, id: u64, drain: bool) {
+        self.change(
+            id,
+            "/v1/cluster/drain",
+            json!({ "node": id, "drain": drain }),
+        );
     }
 
     fn fault_line(&mut self, what: &What, phase: &str) {
@@ -573,6 +613,8 @@ impl World {
             if since_us.is_multiple_of(500_000) {
                 self.resume_all();
                 self.pause_schedules();
+                // A request that was on its way may have come late.
+                (1..=self.site.nodes).for_each(|id| self.drain(id, false));
             }
             if since_us.is_multiple_of(250_000) {
                 self.look();
@@ -740,6 +782,11 @@ impl World {
     /// Writes down what happened, and has it checked.
     fn judge(mut self, plan: &Plan) -> Outcome {
         self.ledger.simulated_us = self.now_us();
+        for (path, body) in &*lock(&self.changed) {
+            if body["drain"] != false {
+                *self.ledger.changed.entry(path).or_default() += 1;
+            }
+        }
         for machine in &self.machines {
             for (name, n) in &*lock(&machine.shared.steps) {
                 *self.ledger.steps.entry(name).or_default() += n;

@@ -104,8 +104,9 @@ fn one(
         });
     }
     let listed: BTreeSet<&Key> = listed.iter().collect();
+    let names = schedules::Names::of(run);
     let made = |key: &Key| match folded.last {
-        0 => schedules::may_be_run(run, key),
+        0 => names.have_run(key),
         _ => folded.model.made.contains(key),
     };
     for key in &listed {

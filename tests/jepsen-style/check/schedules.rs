@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::fold::Folded;
 use super::model::{Ending, Fired, Schedule};
 use super::occurrences::within;
-use super::run::{Delivery, Op, Run};
+use super::run::{Delivery, Key, Run};
 use super::words::{instant, span};
 use super::{Findings, Verdict};
 
@@ -30,16 +30,25 @@ pub fn concerns(run: &Run) -> bool {
     !run.schedules.is_empty() || run.ops.iter().any(|op| op.f == "schedule")
 }
 
-/// Whether a task is, by its name, a run of a schedule that somebody asked for.
-pub fn may_be_run(run: &Run, (app, id): &(String, String)) -> bool {
-    let names = |op: &Op| {
-        let whole = op.asked["id"].as_str().unwrap_or_default();
-        let parts = whole.split_once('.');
-        parts.is_some_and(|(group, name)| {
-            group == app && id.strip_prefix(name).is_some_and(|r| r.starts_with(':'))
-        })
-    };
-    run.ops.iter().any(|op| op.f == "schedule" && names(op))
+/// Applications and names of the schedules that somebody asked for.
+pub struct Names(BTreeSet<(String, String)>);
+
+impl Names {
+    pub fn of(run: &Run) -> Names {
+        let asked = run.ops.iter().filter(|op| op.f == "schedule");
+        let names = asked.filter_map(|op| op.asked["id"].as_str()?.split_once('.'));
+        Names(
+            names
+                .map(|(group, name)| (group.into(), name.into()))
+                .collect(),
+        )
+    }
+
+    /// Whether a task is, by its name, a run of one of them.
+    pub fn have_run(&self, (app, id): &Key) -> bool {
+        let name = id.split_once(':');
+        name.is_some_and(|(name, _)| self.0.contains(&(app.clone(), name.to_owned())))
+    }
 }
 
 pub fn check(run: &Run, folded: &Folded) -> Verdict {

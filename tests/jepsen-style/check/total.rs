@@ -48,10 +48,11 @@ pub fn check(run: &Run, folded: &Folded) -> Verdict {
             None => unanswered += u64::from(task.is_some()),
         }
     }
+    let names = schedules::Names::of(run);
     for (key, task) in &end.tasks {
         let ops = submits.get(key).map(Vec::as_slice).unwrap_or_default();
         let made = folded.model.made.contains(key);
-        if !made && (folded.last > 0 || !schedules::may_be_run(run, key)) {
+        if !made && (folded.last > 0 || !names.have_run(key)) {
             was_meant(key, task, ops, &mut found);
         }
         ended_well(key, task, delivered.get(key), end.now, &mut found);
