@@ -5,6 +5,7 @@
 //! on, no call of it may come. This holds whatever is broken, and however late others hear of it.
 
 use super::fold::Folded;
+use super::model::Attempt;
 use super::run::{Delivery, Op, Run};
 use super::{Findings, Verdict};
 
@@ -46,6 +47,18 @@ pub fn check(run: &Run, folded: &Folded) -> Verdict {
         found.checked += 1;
     }
     found.verdict(NAME)
+}
+
+/// Whether a pause may have held an attempt up, as far as the log tells.
+pub fn held_up(folded: &Folded, app: &str, attempt: &Attempt) -> bool {
+    let until = attempt.reported.map_or(u64::MAX, |(index, ..)| index);
+    folded.model.pauses.get(app).is_some_and(|of_app| {
+        let before = of_app.range(..attempt.index).next_back();
+        before.is_some_and(|(_, paused)| *paused)
+            || of_app
+                .range(attempt.index..until.max(attempt.index))
+                .any(|(_, paused)| *paused)
+    })
 }
 
 /// Whether somebody had asked by then for what is in the log at an index, or later.
