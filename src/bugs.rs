@@ -99,6 +99,20 @@ bugs! {
     /// A list shows what is in memory, not what lies only in the store.
     ListSkipsFar = "list-skips-far",
 
+    // Schedules.
+    /// A new leader plans from now on, and not from where the log stands.
+    OccurrenceLost = "occurrence-lost",
+    /// A stretch of time is taken up wherever it begins, also when it was taken up before.
+    PlannedTwice = "planned-twice",
+    /// A planner that has come to the end of a version is not told that there is another one.
+    VersionNotTold = "version-not-told",
+    /// What is to be skipped while a run is not over runs beside it.
+    OverlapIgnored = "overlap-ignored",
+    /// All that was missed runs, where one run is to stand for it.
+    CatchUpAll = "catch-up-all",
+    /// A paused schedule fires.
+    PauseIgnored = "pause-ignored",
+
     // The leader, and whoever asks it.
     /// A read does not ask whether the leader has gone on without this node.
     StaleRead = "stale-read",
@@ -122,6 +136,14 @@ bugs! {
     RestoredForAll = "restored-for-all",
     /// An outcome that no leader takes is dropped.
     OutcomeDropped = "outcome-dropped",
+    /// An owner is given up while it holds a lease.
+    DeniedWithLease = "denied-with-lease",
+    /// A paused application is called.
+    PausedAppCalled = "paused-app-called",
+    /// However many calls of a target fail, it is called.
+    BreakerNeverOpens = "breaker-never-opens",
+    /// An errand goes to another node without the epoch of its owner.
+    ErrandWithoutEpoch = "errand-without-epoch",
     /// A wall clock that jumps is believed at once.
     ClockBelieved = "clock-believed",
 }

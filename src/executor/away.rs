@@ -18,6 +18,7 @@ use super::flows::{FlowKey, Reference};
 use super::metrics::Result as Label;
 use super::placement::{Choice, View};
 use super::run::{Inner, LOOK_UP_MAX, Permit, Prepared};
+use crate::bugs::{self, Bug};
 use crate::model::{Again, Event, NodeId, Placement, Spec, Time};
 use crate::raft::{Errand, PERFORMER, Picture, Returned, Seen, draw};
 
@@ -415,9 +416,13 @@ impl Inner {
             return;
         }
         let spec = prepared.spec.as_ref().ok();
+        let mut fence = prepared.dispatch.fence;
+        if bugs::on(Bug::ErrandWithoutEpoch) {
+            fence.epoch = Default::default();
+        }
         let errand = Errand {
             seq: prepared.dispatch.seq,
-            fence: prepared.dispatch.fence,
+            fence,
             at: prepared.reference.at,
             until,
             leader: *self.placement(&prepared) == Placement::Leader,

@@ -14,6 +14,8 @@
 
 use std::time::Duration;
 
+use crate::bugs::{self, Bug};
+
 /// How a breaker judges.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BreakerSettings {
@@ -147,6 +149,7 @@ impl Breaker {
                 let share =
                     u64::from(failed) * 100 >= u64::from(settings.percent) * u64::from(calls);
                 let trips = !well && calls >= settings.least.max(1) && share;
+                let trips = trips && !bugs::on(Bug::BreakerNeverOpens);
                 if trips {
                     self.open(settings, now);
                 }

@@ -103,6 +103,7 @@ impl Core {
                 self.since.get_or_insert(epoch);
             }
             Change::Closed { seq, fence } => self.attempts.close((seq, fence)),
+            Change::Paused { .. } if bugs::on(Bug::PausedAppCalled) => {}
             Change::Paused { ref apps } => {
                 let (dropped, again) = self.targets.set_paused(apps, wall);
                 dropped.iter().for_each(|one| self.attempts.remove(one.id));

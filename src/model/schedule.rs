@@ -32,7 +32,8 @@ pub enum OverlapPolicy {
 }
 
 /// What happens to occurrences that nobody could begin in time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CatchUp {
     /// They are left out.
     Skip,
@@ -58,7 +59,6 @@ pub struct Definition {
     pub overlap: OverlapPolicy,
     /// How many may wait under [`OverlapPolicy::QueueAll`].
     pub queue_max: u32,
-    #[serde(skip)]
     pub catch_up: CatchUp,
     /// So much later than planned an occurrence may begin and still be just late.
     pub misfire: Span,

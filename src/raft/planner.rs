@@ -16,6 +16,7 @@ use super::lead;
 use super::types::Raft;
 use super::waiting::Class;
 use super::wire::Verdict;
+use crate::bugs::{self, Bug};
 use crate::calendar::{Foreseen, Plan, PlanSpec, moved, tz_version};
 use crate::model::limits::FIRE_MAX;
 use crate::model::{FireSchedules, Outcome, Span, Stretch, Time};
@@ -61,7 +62,10 @@ pub(super) async fn run(inner: &Inner, raft: &Raft, term: u64) {
         state.agenda()
     });
     let mut plans = Vec::new();
-    for (n, agenda) in agenda.into_iter().enumerate() {
+    for (n, mut agenda) in agenda.into_iter().enumerate() {
+        if bugs::on(Bug::OccurrenceLost) {
+            agenda.after = agenda.after.max(inner.clock.wall());
+        }
         if n % PIECE == PIECE - 1 {
             tokio::task::yield_now().await;
         }

@@ -29,10 +29,12 @@ const NO_CATCH: [&str; 2] = ["honest", "well-formed"];
 enum Catcher {
     /// Tests of the library, by the words that `cargo test --lib` takes.
     Tests(&'static str),
+    /// So many seeds of the simulator, and how many seconds of work and faults each.
+    Simulator(u64, u64),
     /// Runs of this harness: seconds of faults, and which.
     Harness(u64, &'static str),
 }
-use Catcher::{Harness, Tests};
+use Catcher::{Harness, Simulator, Tests};
 
 /// The fold: every entry looked at as it is folded.
 const EACH_ENTRY: Catcher = Tests("state::properties::every_entry_keeps_the_promises");
@@ -43,6 +45,7 @@ const REPLICAS: Catcher = Tests("state::properties::replicas_with_different_bord
 const SNAPSHOT: Catcher = Tests("state::properties::a_snapshot_and_the_tail_equal_a_replay");
 const STORE: Catcher = Tests("state::properties::a_store_on_disk_and_the_tail_equal_a_replay");
 const LISTS: Catcher = Tests("state::properties::lists");
+const SIMULATED: Catcher = Simulator(5, 20);
 const QUIET: Catcher = Harness(15, "none");
 const KILLS: Catcher = Harness(15, "kill");
 const CUTS: Catcher = Harness(15, "partition");
@@ -72,6 +75,16 @@ const fn catchers(bug: Bug) -> &'static [Catcher] {
         | Bug::DeadlineIgnored
         | Bug::DoneRevived
         | Bug::OwnerNotAsked => &[FOLD, QUIET],
+        Bug::OccurrenceLost => &[SIMULATED, KILLS],
+        Bug::PlannedTwice
+        | Bug::VersionNotTold
+        | Bug::OverlapIgnored
+        | Bug::CatchUpAll
+        | Bug::PauseIgnored => &[Tests("state::tests::schedules"), SIMULATED],
+        Bug::DeniedWithLease => &[Tests("raft::lease"), CUTS],
+        Bug::PausedAppCalled => &[Tests("executor::core"), SIMULATED],
+        Bug::BreakerNeverOpens => &[Tests("executor::breaker")],
+        Bug::ErrandWithoutEpoch => &[Tests("executor::tests::away"), SIMULATED],
         // Nothing retires during a run.
         Bug::RetireDropsPending => &[FOLD],
         Bug::StaleRead => &[CUTS],
@@ -95,7 +108,7 @@ const fn catchers(bug: Bug) -> &'static [Catcher] {
 pub fn table(asked: &str) {
     let words: Vec<&str> = asked.split_whitespace().collect();
     let is_wanted = |catcher: &Catcher| match catcher {
-        Tests(_) => !words.contains(&"harness"),
+        Tests(_) | Simulator(..) => !words.contains(&"harness"),
         Harness(..) => !words.contains(&"tests"),
     };
     let names: Vec<&&str> = words
@@ -185,6 +198,7 @@ struct Said {
 #[derive(Default)]
 struct Trial {
     library: Option<PathBuf>,
+    simulator: Option<PathBuf>,
     /// What is found without a bug, by command and seed: nothing, on a machine that is not too busy.
     without: BTreeMap<(Catcher, u64), Vec<Finding>>,
 }
@@ -203,7 +217,7 @@ impl Trial {
             if let Some(catch) = self.caught(catcher, seed, said) {
                 return Some(catch);
             }
-            if matches!(catcher, Tests(_)) {
+            if matches!(catcher, Tests(_) | Simulator(..)) {
                 return None;
             }
         }
@@ -221,6 +235,7 @@ impl Trial {
         let finding = own.min_by_key(|finding| finding.invariant().is_none())?;
         let by = match catcher {
             Tests(filter) => format!("`{filter}`"),
+            Simulator(seeds, seconds) => format!("simulator, seeds 1–{seeds}, {seconds} s"),
             Harness(_, nemeses) => format!("harness, {nemeses}"),
         };
         let (check, text) = (finding.check, short(&finding.text));
@@ -247,13 +262,38 @@ impl Trial {
     fn said(&mut self, catcher: Catcher, seed: u64, bug: Option<Bug>) -> Said {
         match catcher {
             Tests(filter) => self.tests(filter, bug),
+            Simulator(seeds, seconds) => self.simulate(seeds, seconds, bug),
             Harness(seconds, nemeses) => harness(seconds, nemeses, seed, bug),
         }
     }
 
+    /// Seeds of the simulator, in a process of their own.
+    fn simulate(&mut self, seeds: u64, seconds: u64, bug: Option<Bug>) -> Said {
+        let binary = &*self
+            .simulator
+            .get_or_insert_with(|| built("--test simulate", "simulate"));
+        let asked = format!("--from 1 --seeds {seeds} --seconds {seconds}");
+        let mut command = Command::new(binary);
+        command
+            .args(["long", "--exact", "--ignored", "--nocapture"])
+            .env_remove(VARIABLE)
+            .env("SIMULATE", asked);
+        if let Some(bug) = bug {
+            command.env(VARIABLE, bug.name());
+        }
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let findings = simulated(&text);
+        assert_eq!(output.status.success(), findings.is_empty(), "{text}");
+        let after = format!("{seeds} seeds");
+        Said { findings, after }
+    }
+
     /// Tests of the library, in a process of their own.
     fn tests(&mut self, filter: &str, bug: Option<Bug>) -> Said {
-        let binary = self.library.get_or_insert_with(library);
+        let binary = self
+            .library
+            .get_or_insert_with(|| built("--lib", "horolog"));
         let mut command = Command::new(binary);
         command
             .arg(filter)
@@ -278,6 +318,32 @@ impl Trial {
         let after = cases(&text);
         Said { findings, after }
     }
+}
+
+/// What the simulator says of seeds that broke a promise: `seed 7:`, then `checker: finding` and
+/// more findings of the same, a line each, up to an empty one.
+fn simulated(text: &str) -> Vec<Finding> {
+    let mut lines = text.lines();
+    let mut findings = Vec::new();
+    while let Some(line) = lines.next() {
+        let seed = line
+            .strip_prefix("seed ")
+            .and_then(|rest| rest.strip_suffix(':'));
+        if seed.is_none_or(|seed| seed.parse::<u64>().is_err()) {
+            continue;
+        }
+        for line in lines.by_ref().take_while(|line| !line.is_empty()) {
+            let (check, text) = line.split_once(": ").unwrap_or(("", line));
+            // Summaries name nothing.
+            if text.contains("I-") || check.starts_with("I-") {
+                findings.push(Finding {
+                    check: check.into(),
+                    text: line.into(),
+                });
+            }
+        }
+    }
+    findings
 }
 
 /// One run of this harness.
@@ -311,11 +377,12 @@ fn harness(seconds: u64, nemeses: &str, seed: u64, bug: Option<Bug>) -> Said {
     Said { findings, after }
 }
 
-/// The library's tests with the bugs in them.
-fn library() -> PathBuf {
+/// A test binary with the bugs in it.
+fn built(which: &str, name: &str) -> PathBuf {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let built = Command::new(cargo)
-        .args(["test", "--features", "seeded-bugs", "--lib", "--no-run"])
+        .args(["test", "--features", "seeded-bugs", "--no-run"])
+        .args(which.split_whitespace())
         .arg("--message-format=json")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
@@ -325,12 +392,12 @@ fn library() -> PathBuf {
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let found = messages.find_map(|message| {
-        let is_library = message["target"]["name"] == "horolog";
-        let executable = message["executable"].as_str().filter(|_| is_library)?;
+        let is_it = message["target"]["name"] == name && message["profile"]["test"] == true;
+        let executable = message["executable"].as_str().filter(|_| is_it)?;
         Some(PathBuf::from(executable))
     });
     let why = String::from_utf8_lossy(&built.stderr);
-    found.unwrap_or_else(|| panic!("the tests of the library were not built: {why}"))
+    found.unwrap_or_else(|| panic!("the tests of {name} were not built: {why}"))
 }
 
 /// The tests that failed, each with its first complaint.

@@ -15,14 +15,17 @@ use crate::verdict::Verdict;
 pub const READY_WITHIN: Duration = seconds(45);
 /// What was due, with its retries and time-outs, has ended by then.
 const DRAINED_WITHIN: Duration = seconds(90);
+/// Nobody pauses an application any more, and every schedule is paused.
+const SETTLED_WITHIN: Duration = seconds(20);
 const SERVED_WITHIN: Duration = seconds(15);
 const EQUAL_WITHIN: Duration = seconds(30);
 
 /// The application of the write that shows that the cluster serves.
 pub const APP: &str = "fresh";
 
-/// Ends all faults, and looks.
-pub fn heal(site: &mut Site) -> Vec<Verdict> {
+/// Ends all faults, and looks. `settle` stops what would begin new work for ever, and says whether
+/// it has.
+pub fn heal(site: &mut Site, mut settle: impl FnMut(&Site) -> bool) -> Vec<Verdict> {
     site.wires.clear();
     site.sink.set_evil(Vec::new());
     site.watch(&site.ids());
@@ -40,6 +43,10 @@ pub fn heal(site: &mut Site) -> Vec<Verdict> {
             "node {leader:?} leads, all ready after {} ms",
             now_ms() - began
         )
+    }));
+    let settled = site.wait(SETTLED_WITHIN, |site| settle(site).then_some(()));
+    verdicts.push(said("schedules and pauses end", settled, || {
+        format!("after {} ms", now_ms() - began)
     }));
     let drained = site.wait(DRAINED_WITHIN, |site| is_drained(site).then_some(()));
     verdicts.push(said("I-32 due work ends", drained, || {

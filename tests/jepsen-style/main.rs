@@ -67,7 +67,11 @@ fn hold(options: Options) {
 
 fn hold_one(options: Options) -> Result<(), String> {
     let plan = Plan::new(options);
-    println!("--- just jepsen {}", plan.options.shown());
+    println!(
+        "--- {}: just jepsen {}",
+        sums::tested(),
+        plan.options.shown()
+    );
     let run = || run::run(&plan);
     let outcome = catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
         sums::enter_broken(&plan);

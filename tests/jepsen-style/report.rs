@@ -113,7 +113,7 @@ fn enter(outcome: &Outcome, plan: &Plan, history: &[Value], skipped: &BTreeMap<S
     let skipped: Vec<&String> = skipped.keys().collect();
     sums::enter(&json!({
         "seed": plan.options.seed, "options": plan.options.shown(), "ok": outcome.is_ok(),
-        "commit": sums::commit(), "began_us": t(history.first()),
+        "commit": sums::tested(), "checkout": sums::checkout(), "began_us": t(history.first()),
         "seconds": (t(history.last()) - t(history.first())) / 1_000_000,
         "checked": checked, "undecided": undecided, "violations": violations,
         "faults": outcome.happened, "skipped": skipped, "operations": operations(history),

@@ -22,7 +22,7 @@ use crate::report;
 use crate::sink::Sink;
 use crate::site::Site;
 use crate::support::node::binary;
-use crate::support::{now_ms, seconds};
+use crate::support::{now_ms, schedules, seconds};
 use crate::verdict::Verdict;
 use crate::wires::Wires;
 use crate::work::{self, Caller, Crew};
@@ -32,6 +32,8 @@ const FORMED_WITHIN: Duration = seconds(60);
 const STOPPED_WITHIN: Duration = seconds(30);
 /// Of each kind of operation at least so many must have been answered well.
 const ANSWERED_MIN: u64 = 3;
+/// The client that comes when all others have gone.
+const LAST: u64 = 900;
 /// Final looks and fresh writes are tried so often.
 const TRIES: u32 = 5;
 
@@ -97,8 +99,11 @@ pub fn run(plan: &Plan) -> Outcome {
     if let Err(why) = crew.stop() {
         done.failed.push(why);
     }
-    let mut verdicts = heal::heal(&mut site);
-    verdicts.push(look(&mut site, &shared));
+    let mut last = Caller::new(shared.clone(), LAST, Chance::new(0), Default::default());
+    let mut verdicts = heal::heal(&mut site, |site| settle(site, &mut last));
+    verdicts.push(look(&mut site, &shared, &mut last));
+    verdicts.push(hear_schedules(&site, &mut last, &dir));
+    drop(last);
     shared.history.flush();
     verdicts.push(honest(
         &site,
@@ -237,10 +242,54 @@ fn note(faults: &Faults, kind: &Kind, nodes: &[u64], phase: &str, more: &Value) 
     faults.note(kind.family, nodes, phase, &detail);
 }
 
+/// Lets every application go on, and pauses every schedule, on record; whether all of them are.
+fn settle(site: &Site, caller: &mut Caller) -> bool {
+    let Some(leader) = site.leader() else {
+        return false;
+    };
+    let ask = |path: &str| {
+        let answer = site.ask(leader, path)?;
+        [200, 404].contains(&answer.status).then(|| answer.json())
+    };
+    let mut settled = true;
+    let Some(apps) = ask("/v1/apps") else {
+        return false;
+    };
+    for app in apps["apps"].as_array().into_iter().flatten() {
+        settled = false;
+        work::hold(caller, "resume", app["app"].as_str().unwrap_or_default());
+    }
+    for id in schedules::ids() {
+        match ask(&format!("/v1/schedules/{id}")) {
+            Some(s) if s["state"] == "active" || s["state"] == "finished" => {
+                settled = false;
+                work::ask(caller, schedules::pause(&id));
+            }
+            Some(_) => {}
+            None => settled = false,
+        }
+    }
+    settled
+}
+
+/// Writes down the ledger of every schedule, as each node tells it.
+fn hear_schedules(site: &Site, caller: &mut Caller, dir: &Path) -> Verdict {
+    let mut wrong = Vec::new();
+    let doors: Vec<_> = site.doors.read().unwrap().clone();
+    for (node, door) in &doors {
+        match (0..TRIES).find_map(|_| work::told(caller, *door)) {
+            Some(told) => {
+                fs::write(dir.join(format!("schedules-{node}.json")), told.to_string()).unwrap();
+            }
+            None => wrong.push(format!("node {node} does not tell its schedules")),
+        }
+    }
+    let nodes = doors.len() as u64;
+    Verdict::of("schedules are told", nodes, wrong, format!("{nodes} nodes"))
+}
+
 /// Fresh tasks through each node, and then everything as each node lists it; all on record.
-fn look(site: &mut Site, shared: &Arc<work::Shared>) -> Verdict {
-    const PROCESS: u64 = 900;
-    let mut caller = Caller::new(shared.clone(), PROCESS, Chance::new(0), Default::default());
+fn look(site: &mut Site, shared: &Arc<work::Shared>, caller: &mut Caller) -> Verdict {
     let doors: Vec<_> = site.doors.read().unwrap().clone();
     let mut ids = Vec::new();
     for (node, door) in &doors {
@@ -254,8 +303,7 @@ fn look(site: &mut Site, shared: &Arc<work::Shared>) -> Verdict {
     }
     let mut verdict = heal::served(site, &ids);
     for (node, door) in &doors {
-        let walked =
-            (0..TRIES).any(|_| work::walk(&mut caller, (*node, *door), None, "&limit=1000"));
+        let walked = (0..TRIES).any(|_| work::walk(caller, (*node, *door), None, "&limit=1000"));
         if !walked {
             verdict.ok = false;
             verdict.text = format!("node {node} could not be listed");
@@ -279,7 +327,8 @@ fn honest(site: &Site, done: &Done, history: &[Value]) -> Verdict {
         *counts.entry(op["f"].as_str().unwrap_or("?")).or_default() += 1;
     }
     for f in [
-        "submit", "cancel", "change", "run", "complete", "read", "list", "bulk",
+        "submit", "cancel", "change", "run", "complete", "read", "list", "bulk", "schedule",
+        "pause", "resume",
     ] {
         let count = counts.get(f).copied().unwrap_or(0);
         if count < ANSWERED_MIN {

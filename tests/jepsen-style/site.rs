@@ -50,7 +50,10 @@ pub struct Site {
     pub pressure: Arc<std::sync::atomic::AtomicU64>,
     /// Where nodes run in namespaces of their own; or why they do not.
     pub net: Result<Net, Trouble>,
+    /// Of every node that there was.
     peers: BTreeMap<u64, SocketAddr>,
+    /// Nodes that were removed.
+    gone: Vec<u64>,
     settings: Vec<(String, String)>,
     /// Nodes that ended by themselves although nothing was done to them.
     pub deaths: Vec<String>,
@@ -92,6 +95,7 @@ impl Site {
             pressure: Arc::new(1.into()),
             net,
             peers: BTreeMap::new(),
+            gone: Vec::new(),
             settings: plan.settings.clone(),
             deaths: Vec::new(),
         };
@@ -175,11 +179,24 @@ impl Site {
 
     /// The peer addresses of all nodes, as the nodes are told.
     pub fn list(&self) -> String {
-        let shown = self
-            .peers
-            .iter()
-            .map(|(id, address)| format!("{id}={address}"));
+        let here = self.peers.iter().filter(|(id, _)| !self.gone.contains(id));
+        let shown = here.map(|(id, address)| format!("{id}={address}"));
         shown.collect::<Vec<_>>().join(",")
+    }
+
+    /// A number that no node had.
+    pub fn next_id(&self) -> u64 {
+        self.peers.keys().max().map_or(1, |last| last + 1)
+    }
+
+    /// A node that was removed from the cluster: nobody asks it any more.
+    pub fn forget(&mut self, id: u64) {
+        if self.node(id).runs() {
+            self.node(id).kill();
+        }
+        self.nodes.retain(|node| node.id != id);
+        self.doors.write().unwrap().retain(|(node, _)| *node != id);
+        self.gone.push(id);
     }
 
     /// Where the others find a node.

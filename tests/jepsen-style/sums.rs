@@ -8,13 +8,17 @@ use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::fault::FAULTS;
 use crate::plan::Plan;
 use crate::record;
+use crate::support::node::binary;
 
 /// Names the commit of the binary, where it is a copy that the tree has left behind.
 const COMMIT: &str = "JEPSEN_COMMIT";
+/// Of the hash of a binary, so many are enough to tell builds apart.
+const HASH_DIGITS: usize = 16;
 /// How often each kind of fault should have happened, and each kind of operation ended.
 const FAULTS_WANTED: u64 = 20;
 const OPERATIONS_WANTED: u64 = 1_000;
@@ -35,16 +39,27 @@ pub fn enter(line: &Value) {
 pub fn enter_broken(plan: &Plan) {
     enter(&json!({
         "seed": plan.options.seed, "options": plan.options.shown(), "ok": false,
-        "commit": commit(), "seconds": 0, "undecided": 0, "violations": ["broke off"],
+        "commit": tested(), "checkout": checkout(), "seconds": 0, "undecided": 0, "violations": ["broke off"],
         "faults": {}, "operations": {},
     }));
 }
 
-/// What was tested, as git names it; `+` where the tree was not as the commit.
-pub fn commit() -> String {
-    if let Ok(told) = std::env::var(COMMIT) {
-        return told;
-    }
+/// What ran: the commit, where somebody says of which one the binary is, and else the binary's
+/// own hash. The checkout may have gone on since it was built, or be another's.
+pub fn tested() -> String {
+    static TESTED: OnceLock<String> = OnceLock::new();
+    let hashed = || {
+        let program = binary().get_program().to_owned();
+        let bytes = fs::read(&program).unwrap_or_else(|e| panic!("{program:?}: {e}"));
+        let hash = blake3::hash(&bytes).to_hex();
+        format!("binary {}", &hash[..HASH_DIGITS])
+    };
+    let told = || std::env::var(COMMIT).ok();
+    TESTED.get_or_init(|| told().unwrap_or_else(hashed)).clone()
+}
+
+/// Where this harness was built, as git names it; `+` where the tree was not as the commit.
+pub fn checkout() -> String {
     let git = |args: &[&str]| {
         let out = Command::new("git")
             .args(["-C", env!("CARGO_MANIFEST_DIR")])
@@ -153,7 +168,7 @@ impl Sums {
             let Ends { ok, fail, unknown } = ends;
             let _ = writeln!(text, "| {f}{few} | {ok} | {fail} | {unknown} |");
         }
-        text.push_str("\n| commit | runs that held |\n|---|---|\n");
+        text.push_str("\n| commit or binary | runs that held |\n|---|---|\n");
         for (commit, runs) in &self.commits {
             let _ = writeln!(text, "| {commit} | {runs} |");
         }
@@ -188,6 +203,7 @@ fn the_ledger_adds_up_what_held_and_names_what_failed() {
         "| kill/one | 45 |",
         "| pause/any | 0 (too few) |",
         "| submit | 1800 | 3 | 6 |",
+        "| commit or binary | runs that held |",
         "| abc | 3 |",
         "Failed: seed 3 at abc",
     ] {
@@ -198,4 +214,12 @@ fn the_ledger_adds_up_what_held_and_names_what_failed() {
     let few = Sums::of(&[row(1, true), nameless]).shown();
     assert!(few.contains("0.50 hours") && few.contains("Not counted: 1 rows"));
     assert!(few.contains("kill/one | 15 (too few)") && few.contains("submit (too few)"));
+}
+
+#[test]
+fn what_ran_is_named_by_the_binary_and_not_by_the_checkout() {
+    let named = tested();
+    let told = std::env::var(COMMIT).unwrap_or_default();
+    assert!(named == told || named.starts_with("binary ") && named.len() == 7 + HASH_DIGITS);
+    assert_ne!(named, checkout());
 }

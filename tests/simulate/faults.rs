@@ -27,6 +27,10 @@ pub enum What {
     /// The disks take so many bytes more.
     Fails(u64, u64, ErrorKind),
     Crash(u64, CrashPoint),
+    /// Somebody asks for this node to lead.
+    Leads(u64),
+    /// A node is to own nothing for a while.
+    Drains(u64),
 }
 
 impl What {
@@ -48,6 +52,8 @@ impl What {
             What::Fails(_, _, ErrorKind::StorageFull) => "disk full",
             What::Fails(..) => "disk error",
             What::Crash(..) => "power lost at a step",
+            What::Leads(_) => "lead moved",
+            What::Drains(_) => "drained",
         }
     }
 
@@ -56,6 +62,7 @@ impl What {
             What::Ends(_, nodes) => nodes.clone(),
             What::Stops(n) | What::StandsStill(n, _) | What::Clock(n, _) => vec![*n],
             What::Stalls(n) | What::Fails(n, ..) | What::Crash(n, _) => vec![*n],
+            What::Leads(n) | What::Drains(n) => vec![*n],
             What::Parted(ways, _) | What::Slow(ways, _) | What::Bends(ways) => {
                 ways.iter().flat_map(|(from, to)| [*from, *to]).collect()
             }
@@ -84,7 +91,7 @@ impl What {
             0 => End::Killed,
             _ => End::PowerLost,
         };
-        let what = match dice.below(100) {
+        let what = match dice.below(108) {
             0..12 => What::Ends(ends, vec![one]),
             12..15 => What::Ends(ends, (1..=nodes).collect()),
             15..18 => What::Ends(ends, (1..=nodes).filter(|n| *n != one).collect()),
@@ -113,7 +120,9 @@ impl What {
             81..86 => What::Stalls(one),
             86..89 => What::Fails(one, dice.below(40_000), ErrorKind::StorageFull),
             89..91 => What::Fails(one, dice.below(40_000), ErrorKind::Other),
-            _ => What::Crash(one, crash_point(dice)),
+            91..100 => What::Crash(one, crash_point(dice)),
+            100..104 => What::Leads(one),
+            _ => What::Drains(one),
         };
         let lasts = match what {
             What::Ends(..) | What::Stops(_) | What::Crash(..) => 50_000 + lasts / 2,

@@ -471,8 +471,8 @@ async fn process(
         settings: ApiSettings::default(),
         metrics: Arc::default(),
         check_target: Arc::new(|_| Ok(())),
-        // Whoever submits here brings an id.
-        new_id: Arc::new(String::new),
+        // Whoever submits here brings an id; who runs a schedule does not.
+        new_id: Arc::new(move || format!("{:016x}", lock(&shared.dice).roll())),
         targets: Arc::new(Vec::new),
         access: None,
     });

@@ -22,6 +22,8 @@ mod disk;
 mod faults;
 mod machine;
 mod options;
+#[path = "../support/schedules.rs"]
+mod schedules;
 mod sink;
 #[path = "../support/told.rs"]
 mod told;

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use horolog::log::sim_disk::Dice;
 use serde_json::{Value, json};
 
+use crate::schedules::{self, Asked};
+
 /// One operation.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -31,6 +33,8 @@ pub struct Work {
     next_us: u64,
     /// Between two such, at the mean.
     pace_us: u64,
+    /// Schedules were created.
+    scheduled: bool,
 }
 
 /// Where tasks are carried out, by their id: half of them say nothing. Not everywhere at once, since
@@ -53,6 +57,11 @@ fn plain(app: &str, id: &str, due_ms: u64, what: &str) -> Value {
         "retry": { "attempts": 4, "backoff": { "fixed": "300ms" }, "jitter": 0.1 },
         "accept_timeout": "1500ms",
     })
+}
+
+/// Where runs of schedules go.
+fn receiver(script: &str) -> String {
+    format!("http://{}.example/{script}", schedules::GROUP)
 }
 
 fn path(app: &str, id: &str, rest: &str) -> String {
@@ -110,6 +119,19 @@ impl Ask {
         Ask::hold("resume", app)
     }
 
+    /// Something about a schedule.
+    pub fn schedule(asked: Asked) -> Ask {
+        Ask {
+            f: "schedule",
+            app: None,
+            id: None,
+            asked: asked.asked,
+            method: asked.method,
+            path: asked.path,
+            body: asked.body,
+        }
+    }
+
     fn list(app: &str, limit: u64) -> Ask {
         Ask {
             f: "list",
@@ -132,6 +154,7 @@ impl Work {
             later: BTreeMap::new(),
             next_us: 2_000_000,
             pace_us,
+            scheduled: false,
         }
     }
 
@@ -175,19 +198,35 @@ impl Work {
     }
 
     fn think(&mut self, now_us: u64, wall_ms: u64) {
+        if !self.scheduled {
+            self.scheduled = true;
+            self.create_schedules(now_us, wall_ms);
+        }
         match self.dice.below(100) {
-            0..40 => self.plain(now_us, wall_ms),
+            0..38 => self.plain(now_us, wall_ms),
+            38..40 => {
+                let asked = schedules::any(&mut |n| self.dice.below(n), &receiver, wall_ms);
+                self.add(now_us, Ask::schedule(asked));
+            }
             40..62 => self.hot(now_us, wall_ms),
             62..76 => self.retried(now_us, wall_ms),
             76..88 => self.outside(now_us, wall_ms),
             88..90 => self.herd(now_us, wall_ms),
             90..92 => self.paused(now_us),
             92..97 => {
-                let app = self.pick(&["plain", "hot", "outside", "herd", "retry"]);
+                let app = self.pick(&["plain", "hot", "outside", "herd", "retry", "cron"]);
                 let limit = [50, 200, 1_000][self.dice.below(3) as usize];
                 self.add(now_us, Ask::list(app, limit));
             }
             _ => self.group(now_us, wall_ms),
+        }
+    }
+
+    fn create_schedules(&mut self, now_us: u64, wall_ms: u64) {
+        for id in schedules::ids() {
+            let asked = schedules::create(&mut |n| self.dice.below(n), &id, &receiver, wall_ms);
+            let later = self.dice.below(700_000);
+            self.add(now_us + later, Ask::schedule(asked));
         }
     }
 
@@ -313,7 +352,7 @@ impl Work {
     /// An application is not called for a while, or until another resume, or until all faults are
     /// over: what is asked may get lost. Its tasks fall due meanwhile, and are cancelled and changed.
     fn paused(&mut self, now_us: u64) {
-        let app = self.pick(&["plain", "hot", "outside", "herd", "retry"]);
+        let app = self.pick(&["plain", "hot", "outside", "herd", "retry", "cron"]);
         self.add(now_us, Ask::hold("pause", app));
         let later = self.dice.below(3_000_000);
         self.add(now_us + later, Ask::resume(app));

@@ -21,6 +21,7 @@ use crate::check::{self, Verdict};
 use crate::disk::End;
 use crate::faults::What;
 use crate::machine::{Answer, EPOCH_US, Machine, Site, Truth, exchange};
+use crate::schedules;
 use crate::sink::Sink;
 use crate::told::{shown, told};
 use crate::wires::Wires;
@@ -38,6 +39,8 @@ const DRAINED_WITHIN_US: u64 = 60_000_000;
 const COMPARE_EVERY_US: u64 = 500_000;
 /// Pages of a list at most.
 const PAGES_MAX: usize = 100;
+/// What a node tells of its schedules when all is quiet has come within this.
+const TOLD_WITHIN_US: u64 = 10_000_000;
 
 /// What is simulated.
 #[derive(Clone, Debug)]
@@ -123,6 +126,8 @@ pub struct Ledger {
     pub compared: u64,
     pub undecided: u64,
     pub checked: u64,
+    /// Changes of who leads and who owns that were answered well, by their path.
+    pub changed: BTreeMap<&'static str, u64>,
 }
 
 impl Ledger {
@@ -132,6 +137,7 @@ impl Ledger {
             (&mut self.faults, &other.faults),
             (&mut self.crashes, &other.crashes),
             (&mut self.steps, &other.steps),
+            (&mut self.changed, &other.changed),
         ] {
             from.iter()
                 .for_each(|(name, n)| *to.entry(*name).or_default() += n);
@@ -204,6 +210,10 @@ struct World {
     sabotaged: BTreeMap<u64, bool>,
     hashes: BTreeMap<u64, (u64, String)>,
     looks: Arc<Mutex<BTreeMap<u64, Look>>>,
+    /// Changes of who leads and who owns that came about.
+    changed: Arc<Mutex<Vec<(&'static str, Value)>>>,
+    /// What each node told of its schedules in the end.
+    told: Arc<Mutex<BTreeMap<u64, Value>>>,
 }
 
 /// Runs a plan.
@@ -279,6 +289,8 @@ impl World {
             sabotaged: BTreeMap::new(),
             hashes: BTreeMap::new(),
             looks: Arc::default(),
+            changed: Arc::default(),
+            told: Arc::default(),
             site,
         }
     }
@@ -432,6 +444,12 @@ impl World {
             What::Stops(id) => self.machines[(*id - 1) as usize].stop(),
             What::Fails(id, ..) => drop(self.sabotaged.insert(*id, true)),
             What::Crash(id, _) => drop(self.sabotaged.insert(*id, true)),
+            What::Leads(id) => {
+                let body = json!({ "node": id });
+                let asked = 1 + self.dice.below(self.site.nodes);
+                self.change(asked, "/v1/cluster/lead", body);
+            }
+            What::Drains(id) => self.drain(*id, true),
             _ => {}
         }
         self.active.push((now_us + lasts, what));
@@ -439,13 +457,21 @@ impl World {
 
     fn end_fault(&mut self, what: &What) {
         let now_us = self.now_us();
+        if let What::Drains(id) = what {
+            self.drain(*id, false);
+        }
         self.trace.note(&format!("{now_us} ends: {}", what.name()));
         what.set(false, &self.site.wires, &mut self.machines, now_us);
         // What still goes wrong elsewhere goes on.
         for (until, other) in self.active.clone() {
             if !matches!(
                 other,
-                What::Cut(..) | What::Crash(..) | What::Fails(..) | What::StandsStill(..)
+                What::Cut(..)
+                    | What::Crash(..)
+                    | What::Fails(..)
+                    | What::StandsStill(..)
+                    | What::Leads(_)
+                    | What::Drains(_)
             ) {
                 other.set(true, &self.site.wires, &mut self.machines, until);
             }
@@ -456,6 +482,26 @@ impl World {
             disks.for_each(|disk| disk.heal());
         }
         self.fault_line(what, "end");
+    }
+
+    /// Asks a node to change who leads or owns; nobody waits for the answer.
+    fn change(&mut self, node: u64, path: &'static str, body: Value) {
+        let done = self.changed.clone();
+        self.machines[(node - 1) as usize].ask(move |router| async move {
+            let answer = exchange(&router, ("POST", path, Some(&body))).await;
+            if answer.status == 200 {
+                lock(&done).push((path, body));
+            }
+        });
+    }
+
+    /// The node itself is asked; who starts again has forgotten it.
+    fn drain(&mut self, id: u64, drain: bool) {
+        self.change(
+            id,
+            "/v1/cluster/drain",
+            json!({ "node": id, "drain": drain }),
+        );
     }
 
     fn fault_line(&mut self, what: &What, phase: &str) {
@@ -566,6 +612,9 @@ impl World {
             }
             if since_us.is_multiple_of(500_000) {
                 self.resume_all();
+                self.pause_schedules();
+                // A request that was on its way may have come late.
+                (1..=self.site.nodes).for_each(|id| self.drain(id, false));
             }
             if since_us.is_multiple_of(250_000) {
                 self.look();
@@ -587,6 +636,7 @@ impl World {
                     && self.is_equal()
                 {
                     self.compare();
+                    self.hear_schedules();
                     return;
                 }
             }
@@ -644,6 +694,42 @@ impl World {
         }
     }
 
+    /// So that runs come to an end.
+    fn pause_schedules(&mut self) {
+        let firing = self.read_states(|state| {
+            let firing = state.schedules();
+            let firing = firing.filter(|s| s.deleted.is_none() && s.paused.is_none());
+            firing.map(|s| s.id.to_string()).collect::<Vec<String>>()
+        });
+        let firing: BTreeSet<String> = firing.into_iter().flatten().collect();
+        for id in firing {
+            let mut nodes = 1..=self.site.nodes;
+            nodes.find_map(|node| self.ask(node, Ask::schedule(schedules::pause(&id))));
+        }
+    }
+
+    /// Every node's ledgers, and its proof of them.
+    fn hear_schedules(&mut self) {
+        let t = self.stamp();
+        for machine in &self.machines {
+            let (told, id) = (self.told.clone(), machine.id);
+            machine.ask(move |router| async move {
+                if let Some(mut ledgers) = tell_schedules(&router).await {
+                    ledgers["t"] = json!(t);
+                    lock(&told).insert(id, ledgers);
+                }
+            });
+        }
+        let until_us = self.now_us() + TOLD_WITHIN_US;
+        while (lock(&self.told).len() as u64) < self.site.nodes {
+            if self.now_us() >= until_us {
+                let text = "I-32: not every node tells its schedules, though all is quiet";
+                return self.violations.push(text.into());
+            }
+            self.tick();
+        }
+    }
+
     fn states(&self) -> Vec<(u64, String)> {
         self.read_states(|state| (state.applied(), state.hash().to_string()))
     }
@@ -696,6 +782,11 @@ impl World {
     /// Writes down what happened, and has it checked.
     fn judge(mut self, plan: &Plan) -> Outcome {
         self.ledger.simulated_us = self.now_us();
+        for (path, body) in &*lock(&self.changed) {
+            if body["drain"] != false {
+                *self.ledger.changed.entry(path).or_default() += 1;
+            }
+        }
         for machine in &self.machines {
             for (name, n) in &*lock(&machine.shared.steps) {
                 *self.ledger.steps.entry(name).or_default() += n;
@@ -733,6 +824,9 @@ impl World {
         for (id, (stats, cluster, _)) in &*lock(&self.looks) {
             let status = json!({ "cluster": cluster, "stats": stats });
             write(&format!("status-{id}.json"), vec![status.to_string()]);
+        }
+        for (id, told) in &*lock(&self.told) {
+            write(&format!("schedules-{id}.json"), vec![told.to_string()]);
         }
         let verdicts = match plan.brief {
             true => Vec::new(),
@@ -777,6 +871,32 @@ fn line(op: u64, kind: &str, node: u64, t: u64, ask: &Ask, value: &Value) -> Val
         }
     }
     line
+}
+
+/// What a node tells of all schedules; `None`: not all of it came.
+async fn tell_schedules(router: &Router) -> Option<Value> {
+    let mut all = json!({});
+    for id in schedules::ids() {
+        let mut pages: Vec<Value> = Vec::new();
+        loop {
+            let next = pages.last().map(|page| &page["next"]);
+            let answer = exchange(router, ("GET", &schedules::fires(&id, next), None)).await;
+            match answer.status {
+                200 => pages.push(answer.body),
+                404 => break,
+                _ => return None,
+            }
+            if pages.last().is_none_or(|page| page["next"].is_null()) {
+                break;
+            }
+        }
+        if !pages.is_empty() {
+            all[&id] = schedules::ledger(&id, &pages);
+        }
+    }
+    let audit = exchange(router, ("GET", "/v1/audit", None)).await;
+    let told = (audit.status == 200).then_some(audit.body)?;
+    Some(json!({ "schedules": all, "audit": told }))
 }
 
 /// Asks, page by page where it is a list.

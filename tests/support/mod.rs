@@ -12,6 +12,7 @@ pub mod explained;
 pub mod http;
 pub mod node;
 pub mod receiver;
+pub mod schedules;
 pub mod told;
 pub mod work;
 

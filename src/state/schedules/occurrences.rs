@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::{decide, follows, forget_old, is_spent, of, pass_pauses, waits};
+use crate::bugs::{self, Bug};
 use crate::model::limits::*;
 use crate::model::{
     CatchUp, Cause, Fate, Fire, FireSchedules, Key, Outcome, OverlapPolicy, Queued, Refusal,
     RowKind, RunSchedule, Running, Schedule, ScheduleBound, Seq, Spec, Stage, Stretch, Submit,
-    Target, Time, When, proof_with,
+    Target, Time, Version, When, proof_with,
 };
 use crate::state::record::NewRow;
 use crate::state::{Entry, State, StoreFault};
@@ -53,7 +54,10 @@ impl State {
             }
             let as_planned = self.edit_schedule(&stretch.id, |state, s| {
                 state.take_up(entry, s, stretch, event.now);
-                s.watermark == stretch.until && !waits(s)
+                // Behind the end of a version another one may come, of which a planner knows nothing.
+                let goes_on = |(version, _): (&Version, Time)| version.number == stretch.version;
+                let goes_on = s.due_version().is_some_and(goes_on) || bugs::on(Bug::VersionNotTold);
+                s.watermark == stretch.until && !waits(s) && goes_on
             });
             if as_planned != Some(true) {
                 self.attend(&stretch.id);
@@ -79,7 +83,7 @@ impl State {
                 version.taken += 1;
                 version.proof = proof_with(version.proof, *planned);
             }
-            if s.is_paused_at(*planned) {
+            if s.is_paused_at(*planned) && !bugs::on(Bug::PauseIgnored) {
                 self.record(entry, s, &occurrence, Fate::SkippedPaused, None);
                 continue;
             }
@@ -116,6 +120,7 @@ impl State {
     fn hold(&mut self, entry: Entry, s: &mut Schedule, o: Occurrence, catch_up: CatchUp) {
         let (kept, fate) = match catch_up {
             CatchUp::Skip => (0, Fate::SkippedCatchUp),
+            CatchUp::Once if bugs::on(Bug::CatchUpAll) => (QUEUE_MAX, Fate::Coalesced),
             CatchUp::Once => (1, Fate::Coalesced),
             CatchUp::All { window, max, .. } => {
                 let within = s.catch_until.since(o.planned) <= window;
@@ -177,7 +182,7 @@ impl State {
             most
         };
         let fate = match overlap {
-            OverlapPolicy::Skip if busy => Fate::SkippedOverlap,
+            OverlapPolicy::Skip if busy && !bugs::on(Bug::OverlapIgnored) => Fate::SkippedOverlap,
             OverlapPolicy::QueueOne if !s.queue.is_empty() => Fate::Coalesced,
             OverlapPolicy::QueueAll if busy && s.queue.len() >= most => Fate::SkippedOverlap,
             OverlapPolicy::QueueOne | OverlapPolicy::QueueAll if busy => Fate::Queued,

@@ -442,3 +442,31 @@ fn a_task_with_the_same_id_makes_an_occurrence_missed() {
     desk.at(1_500).plan("shop.a");
     assert_eq!(desk.ledger("shop.a"), ["1500 Missed"]);
 }
+
+/// A planner that has come to the end of a version is told, so that it looks at the next one; the
+/// changed schedule would not fire until another leader came.
+#[test]
+fn the_end_of_a_version_is_told_to_the_planner() {
+    let mut desk = Desk::new();
+    let policy = |period, overlap| Definition {
+        overlap,
+        ..every(period)
+    };
+    desk.fold(put("shop.a", true, policy(1_000, OverlapPolicy::Skip)));
+    desk.plan("shop.a");
+    // The watermark is behind when the change comes, as with any schedule that is not due just now.
+    desk.now += 300;
+    desk.fold(put("shop.a", false, policy(2_000, OverlapPolicy::Skip)));
+    desk.state.take_attention();
+    let agenda = desk.state.agenda_of("shop.a").unwrap();
+    assert_eq!((agenda.version, agenda.until), (1, Some(Time(desk.now))));
+    let rest = stretch(&agenda, Time(desk.now), 4);
+    desk.fold(fire(desk.now, vec![rest]));
+    assert!(desk.state.take_attention().contains("shop.a"));
+    assert_eq!(desk.state.agenda_of("shop.a").unwrap().version, 2);
+    // One that goes on needs nobody's attention.
+    desk.now += 100;
+    let agenda = desk.state.agenda_of("shop.a").unwrap();
+    desk.fold(fire(desk.now, vec![stretch(&agenda, Time(desk.now), 4)]));
+    assert!(desk.state.take_attention().is_empty());
+}

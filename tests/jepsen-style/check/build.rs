@@ -44,6 +44,8 @@ pub struct Build {
     /// Another log of node 2.
     pub other: Option<Vec<Value>>,
     pub stats: Value,
+    /// What node 1 told of schedules.
+    pub told: Option<Value>,
     /// The last index of which nodes say that it is decided, if it is not the last.
     pub said: Option<usize>,
     ops: u64,
@@ -139,6 +141,9 @@ impl Build {
         fs::write(dir.join("history.ndjson"), lines(&self.history)).unwrap();
         fs::write(dir.join("sink.ndjson"), lines(&self.sink)).unwrap();
         fs::write(dir.join("faults.ndjson"), lines(&self.faults)).unwrap();
+        if let Some(told) = &self.told {
+            fs::write(dir.join("schedules-1.json"), told.to_string()).unwrap();
+        }
         for node in 1..=NODES {
             let other = self.other.as_ref().filter(|_| node == 2);
             let log = lines(other.unwrap_or(&self.log));
@@ -424,7 +429,7 @@ pub fn asks(id: &str) -> Value {
     json!({ "key": key(id), "if_match": null, "withdrawn": null, "when": null, "spec": null, "by": "t" })
 }
 
-fn spec(retry: Value) -> Value {
+pub fn spec(retry: Value) -> Value {
     json!({ "target": { "http": { "url": "http://sink/", "timeout": null } }, "retry": retry })
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::fold::Folded;
 use super::model::{Attempt, Ending};
 use super::run::{Delivery, Key, Op, Run, Seen};
-use super::{Findings, Verdict};
+use super::{Findings, Verdict, pauses};
 
 const NAME: &str = "sink's ledger";
 /// A fault is felt so long after it ended: an election at its slowest, the leases, and queues
@@ -75,7 +75,7 @@ fn with_log(
         overlaps(folded, deliveries, found);
     }
     outcomes(folded, by_key, found);
-    lateness(run, &known, found);
+    lateness(run, folded, &known, found);
     found.note(format!("beyond the first attempt, begun as: {again:?}"));
 }
 
@@ -326,7 +326,12 @@ fn outcomes(folded: &Folded, by_key: &BTreeMap<&Key, Vec<&Delivery>>, found: &mu
 }
 
 /// I-8: how late attempts arrive, of those that no fault could hold up.
-fn lateness(run: &Run, known: &[(&Delivery, &Attempt)], found: &mut Findings) {
+fn lateness(
+    run: &Run,
+    folded: &Folded,
+    known: &[(&Delivery, &Attempt)],
+    found: &mut Findings,
+) {
     let mut late_us: Vec<u64> = Vec::new();
     let mut worst = 0;
     for (delivery, attempt) in known.iter().filter(|(_, a)| a.why != "redispatched") {
@@ -337,7 +342,8 @@ fn lateness(run: &Run, known: &[(&Delivery, &Attempt)], found: &mut Findings) {
         worst = worst.max(late);
         // While nothing is disturbed; what was due meanwhile is counted then, too.
         let until = from_us.max(attempt.at * 1_000) + ON_TIME_US;
-        if run.disturbed((attempt.at * 1_000).saturating_sub(FELT_US), until) {
+        let held = pauses::held_up(folded, &delivery.key.0, attempt);
+        if held || run.disturbed((attempt.at * 1_000).saturating_sub(FELT_US), until) {
             continue;
         }
         late_us.push(late);

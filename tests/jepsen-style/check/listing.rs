@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::fold::Folded;
 use super::run::{End, Key, Op, Run};
-use super::{Findings, Verdict};
+use super::{Findings, Verdict, schedules};
 
 const NAME: &str = "set-full";
 /// Members of a list's question that hide nothing.
@@ -104,10 +104,16 @@ fn one(
         });
     }
     let listed: BTreeSet<&Key> = listed.iter().collect();
+    let names = schedules::Names::of(run);
+    let made = |key: &Key| match folded.last {
+        0 => names.have_run(key),
+        _ => folded.model.made.contains(key),
+    };
     for key in &listed {
-        let known = submitted
-            .get(key)
-            .is_some_and(|task| task.sent_us <= walk.ended_us);
+        let known = made(key)
+            || submitted
+                .get(key)
+                .is_some_and(|task| task.sent_us <= walk.ended_us);
         found.check(known && asked_for(key), || {
             let of_it = |op: &&Op| op.f == "submit" && op.key.as_ref() == Some(key);
             let why = match run.ops.iter().find(of_it) {

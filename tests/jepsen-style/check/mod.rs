@@ -8,7 +8,9 @@
 //!             │              │           total.rs    (4) nothing lost, nothing from nowhere
 //!             │              │           ledger.rs   (6) every delivery is explained
 //!             │              └─────────► listing.rs  (3) lists show each task once
-//!             └────────────────────────► linear/     (2) each task looks like one place
+//!             ├────────────────────────► linear/     (2) each task looks like one place
+//!             └─► occurrences.rs ──────► schedules.rs (5) every occurrence has one outcome, the right one
+//!                                        pauses.rs    a paused application is not called
 //! ```
 //!
 //! # The folder
@@ -22,8 +24,10 @@
 //! | `faults.ndjson` | `{"t":…,"what":"kill","nodes":[…],"phase":"begin"\|"end","detail":…}` |
 //! | `log-<node>.ndjson` | the output of `horolog log export` |
 //! | `status-<node>.json` | `{"cluster": /v1/cluster, "stats": /v1/stats}`, read when all was quiet |
+//! | `schedules-<node>.json` | `{"t":…,"audit": /v1/audit,"schedules":{id:{"id":…,"fires":[all pages],"watermark":…,"kept_from":…,"whole":none has given way}}}`, the same |
 //!
-//! `f` is one of submit, cancel, change, run, complete, read, list, bulk. The `value` of an invoke
+//! `f` is one of submit, cancel, change, run, complete, read, list, bulk, pause and resume (of an
+//! application), schedule (`{"do": create, change, pause, resume, run or delete, "id", "body"}`). The `value` of an invoke
 //! is what was asked: the body (`due_at` in ms or RFC 3339, `delay`, `target`, … of a submit or a
 //! change, `again` and `wait` of a run, `ok` and `fence` of a complete, `read: "local"`, the query
 //! of a list or the body of a bulk). That of an `ok` is the answer: `status`, and of the task
@@ -38,9 +42,12 @@ mod ledger;
 mod linear;
 mod listing;
 mod model;
+mod occurrences;
+mod pauses;
 mod policy;
 mod replay;
 mod run;
+mod schedules;
 mod total;
 mod words;
 
@@ -127,12 +134,19 @@ impl Findings {
 pub fn check(dir: &Path) -> Vec<Verdict> {
     let (run, found) = run::Run::load(dir);
     let folded = fold::fold(&run);
-    vec![
+    let mut verdicts = vec![
         found.verdict("well-formed"),
         replay::check(&run, &folded),
         linear::check(&run),
         listing::check(&run, &folded),
         total::check(&run, &folded),
         ledger::check(&run, &folded),
-    ]
+    ];
+    if schedules::concerns(&run) {
+        verdicts.push(schedules::check(&run, &folded));
+    }
+    if pauses::concerns(&folded) {
+        verdicts.push(pauses::check(&run, &folded));
+    }
+    verdicts
 }

@@ -126,6 +126,8 @@ pub struct Run {
     pub faults: Vec<Fault>,
     pub logs: BTreeMap<u64, Vec<Line>>,
     pub status: BTreeMap<u64, Value>,
+    /// Ledgers of schedules, and their audit, as nodes told them in the end.
+    pub schedules: BTreeMap<u64, Value>,
 }
 
 impl Run {
@@ -144,10 +146,17 @@ impl Run {
             if let Some(node) = numbered(&name, "log-", ".ndjson") {
                 let log = read(&path, &mut found);
                 run.logs.insert(node, log_lines(&name, &log, &mut found));
-            } else if let Some(node) = numbered(&name, "status-", ".json") {
+            }
+            for (before, told) in [
+                ("status-", &mut run.status),
+                ("schedules-", &mut run.schedules),
+            ] {
+                let Some(node) = numbered(&name, before, ".json") else {
+                    continue;
+                };
                 let text = read(&path, &mut found);
                 match serde_json::from_str(&text) {
-                    Ok(status) => drop(run.status.insert(node, status)),
+                    Ok(value) => drop(told.insert(node, value)),
                     Err(error) => found.wrong(format!("{name}: {error}")),
                 }
             }
@@ -207,11 +216,12 @@ fn key(line: &Value) -> Option<Key> {
 
 /// Pairs each invoke with its end.
 fn ops(lines: &[Value], found: &mut Findings) -> Vec<Op> {
-    const KINDS: [&str; 10] = [
+    const KINDS: [&str; 11] = [
         "submit", "cancel", "change", "run", "complete", "read", "list", "bulk", "pause", "resume",
+        "schedule",
     ];
     // They concern no task, or many.
-    const MANY: [&str; 4] = ["list", "bulk", "pause", "resume"];
+    const MANY: [&str; 5] = ["list", "bulk", "pause", "resume", "schedule"];
     let mut ops: Vec<Op> = Vec::new();
     let mut place: BTreeMap<u64, usize> = BTreeMap::new();
     for line in lines {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::fold::Folded;
 use super::last::{self, Delivered, Last};
 use super::run::{Delivery, Key, Op, Run};
-use super::{Findings, Verdict};
+use super::{Findings, Verdict, schedules};
 
 const NAME: &str = "total queue";
 /// A task that is still pending this long after its instant, when all was over, is stuck.
@@ -48,9 +48,13 @@ pub fn check(run: &Run, folded: &Folded) -> Verdict {
             None => unanswered += u64::from(task.is_some()),
         }
     }
+    let names = schedules::Names::of(run);
     for (key, task) in &end.tasks {
         let ops = submits.get(key).map(Vec::as_slice).unwrap_or_default();
-        was_meant(key, task, ops, &mut found);
+        let made = folded.model.made.contains(key);
+        if !made && (folded.last > 0 || !names.have_run(key)) {
+            was_meant(key, task, ops, &mut found);
+        }
         ended_well(key, task, delivered.get(key), end.now, &mut found);
     }
     let again = run.sink.len() - delivered.len();

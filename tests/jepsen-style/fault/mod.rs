@@ -180,9 +180,15 @@ pub const FAULTS: &[Kind] = &[
     kind("receiver", "hanging", SHORT, receiver::hanging),
     kind("overload", "tenfold", SHORT, load::tenfold),
     kind("snapshot", "lagging", MIDDLE, load::lagging),
+    kind("lead", "moved", SHORT, members::lead),
+    kind("drain", "drained", MIDDLE, members::drain),
     Kind {
         once: true,
         ..kind("add", "node", SHORT, members::add)
+    },
+    Kind {
+        once: true,
+        ..kind("remove", "node", SHORT, members::remove)
     },
 ];
 

@@ -6,8 +6,10 @@ mod herds;
 mod hot;
 mod lists;
 mod outside;
+mod pauses;
 mod reads;
 mod retries;
+mod schedules;
 mod submits;
 
 use serde_json::{Value, json};
@@ -25,6 +27,8 @@ use crate::support::{now_ms, pass};
 
 pub use call::{Caller, Ended, Request};
 pub use lists::walk;
+pub use pauses::hold;
+pub use schedules::{ask, told};
 
 /// So many of the last acknowledged tasks are remembered, for those who read.
 const REMEMBERED: usize = 400;
@@ -41,6 +45,8 @@ pub struct Shared {
     known: Mutex<VecDeque<(String, String)>>,
     groups: Mutex<VecDeque<String>>,
     next_id: AtomicU64,
+    /// Schedules were created.
+    scheduled: AtomicBool,
 }
 
 impl Shared {
@@ -59,6 +65,7 @@ impl Shared {
             known: Mutex::default(),
             groups: Mutex::default(),
             next_id: AtomicU64::new(1),
+            scheduled: AtomicBool::new(false),
         }
     }
 
@@ -128,7 +135,7 @@ pub fn task(app: &str, id: &str, due_ms: u64, url: &str) -> Value {
 type Client = fn(&mut Caller);
 
 /// Who works, and how many of each.
-const CLIENTS: [(&str, usize, Client); 8] = [
+const CLIENTS: [(&str, usize, Client); 10] = [
     ("submits", 2, submits::run),
     ("hot", 3, hot::run),
     ("outside", 1, outside::run),
@@ -137,6 +144,8 @@ const CLIENTS: [(&str, usize, Client); 8] = [
     ("lists", 1, lists::run),
     ("bulk", 1, bulk::run),
     ("reads", 2, reads::run),
+    ("schedules", 1, schedules::run),
+    ("pauses", 1, pauses::run),
 ];
 
 /// Clients at work.

@@ -208,6 +208,7 @@ impl Model {
             task.stage = stage;
             task.at = at.now;
         });
+        self.run_ended(at, seq, stage);
     }
 
     /// Notes how the open attempt ended, if one is open.

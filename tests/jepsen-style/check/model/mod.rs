@@ -9,6 +9,7 @@
 
 mod asked;
 mod attempts;
+mod schedules;
 mod table;
 
 use serde_json::Value;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::policy::Policy;
 use super::run::{Key, Seen};
 use super::words::instant;
+pub use schedules::{Fired, Schedule};
 pub use table::{STAGES, table};
 
 /// Shards of a cluster.
@@ -39,6 +41,8 @@ pub enum Ending {
     Redispatched,
     /// Cancelled or changed before it began.
     Withdrawn,
+    /// A later run of its schedule took its place; who is at it is not interrupted.
+    Replaced,
     /// Somebody outside said how the task ended.
     Completed,
 }
@@ -146,6 +150,15 @@ pub struct Model {
     pub answers: BTreeMap<(u64, Key), Vec<Answer>>,
     /// Tasks and verbs for which an owner was asked to withdraw an attempt.
     pub asked_owner: BTreeSet<(Key, &'static str)>,
+    pub schedules: BTreeMap<String, Schedule>,
+    /// The schedule of each run that is not over.
+    runs: BTreeMap<u64, String>,
+    /// Every task that a schedule made.
+    pub made: BTreeSet<Key>,
+    /// What was decided of schedules: log index, schedule, and the event.
+    pub decided: BTreeSet<(u64, String, String)>,
+    /// When applications were paused (true) and went on, by log index.
+    pub pauses: BTreeMap<String, BTreeMap<u64, bool>>,
     pub wrong: Vec<String>,
 }
 
@@ -163,7 +176,14 @@ impl Model {
             // Views over the same tasks: nothing about a task changes with them.
             "makeset" | "fillsets" | "popshard" => {}
             // They hold calls up, and change no task.
-            "pause" | "resume" => {}
+            "pause" | "resume" => {
+                let app = event["app"].as_str().unwrap_or_default().to_owned();
+                let of_app = self.pauses.entry(app).or_default();
+                of_app.insert(at.index, kind == "pause");
+            }
+            "putschedule" | "pauseschedule" | "deleteschedule" | "runschedule" | "fire" => {
+                self.schedule(kind, at, event);
+            }
             _ => self
                 .wrong
                 .push(format!("index {}: {kind:?} is no event", at.index)),
