@@ -13,7 +13,7 @@ use super::body::{maybe_object, object};
 use super::problem::Problem;
 use super::schema::AnyJson;
 use crate::model::{
-    Backoff, Body, Http, Placement, Retry, Span, Spec, SpecError, Target, Time, When,
+    Backoff, Body, Handled, Http, Placement, Retry, Span, Spec, SpecError, Target, Time, When,
 };
 
 /// A task to be done later. `due_at` and `delay` exclude each other; neither means now.
@@ -41,12 +41,24 @@ pub struct Submission {
     pub placement: Option<Placement>,
 }
 
-/// What is called.
-#[derive(Debug, Deserialize, Serialize, ToSchema)]
+/// What is called: `http`, or `invoke`.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TargetDto {
-    #[serde(deserialize_with = "object")]
-    pub http: HttpDto,
+    #[serde(default, deserialize_with = "maybe_object")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpDto>,
+    /// `bean.method("a", true, 2L, 3D, 4)`: a handler in a program that embeds a node.
+    #[schema(example = "demoTask.run(\"a\", 2L)")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invoke: Option<String>,
+    /// An object for the handler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub params: Option<Box<RawValue>>,
+    /// For the handler: 10 s by default, at most 15 min.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
 }
 
 /// An HTTP callback. A string as `body` is sent as text, any other JSON as it was written.
@@ -100,7 +112,7 @@ impl Submission {
     pub fn split(self) -> Result<(When, Spec), Problem> {
         let when = when(self.due_at, self.delay)?.unwrap_or(When::Now);
         let spec = Spec {
-            target: Target::Http(self.target.http.into_http()?),
+            target: self.target.into_target()?,
             retry: self.retry.map(RetryDto::into_retry).transpose()?,
             accept_timeout: self.accept_timeout,
             expires_at: self.expires_at,
@@ -118,6 +130,36 @@ pub fn when(due_at: Option<Time>, delay: Option<Span>) -> Result<Option<When>, P
         (Some(time), None) => Ok(Some(When::At(time))),
         (None, Some(span)) => Ok(Some(When::After(span))),
         (None, None) => Ok(None),
+    }
+}
+
+impl TargetDto {
+    pub(super) fn into_target(self) -> Result<Target, SpecError> {
+        let wrong = |reason: &str| Err(SpecError::new("target", reason));
+        match (self.http, self.invoke) {
+            (Some(http), None) => match (&self.params, self.timeout) {
+                (None, None) => Ok(Target::Http(http.into_http()?)),
+                _ => wrong(
+                    "`params` goes with `invoke`; the `timeout` of a request stands within `http`",
+                ),
+            },
+            (None, Some(invoke)) => Ok(Target::Handler(Handled {
+                invoke,
+                params: self.params.as_deref().map(params).transpose()?,
+                timeout: self.timeout,
+                run_of: None,
+            })),
+            _ => wrong("give `http` or `invoke`, one of them"),
+        }
+    }
+}
+
+/// What goes with an invocation, as it was written.
+pub(super) fn params(raw: &RawValue) -> Result<String, SpecError> {
+    let text = raw.get().trim();
+    match text.starts_with('{') {
+        true => Ok(text.to_owned()),
+        false => Err(SpecError::new("params", "is an object")),
     }
 }
 
@@ -200,8 +242,8 @@ mod tests {
 
     fn body_of(body: &str) -> Body {
         let text = format!(r#"{{"app":"a","target":{{"http":{{"url":"http://a",{body}}}}}}}"#);
-        let Target::Http(http) = split(&text).unwrap().1.target;
-        http.body
+        let spec = split(&text).unwrap().1;
+        spec.target.http().unwrap().body.clone()
     }
 
     #[test]
@@ -263,8 +305,25 @@ mod tests {
     }
 
     #[test]
+    fn a_handler_is_a_target_too() {
+        let text = r#"{"app":"a","target":{"invoke":"demo.run('x', 2L)","params":{"n": 1},"timeout":"3s"}}"#;
+        let (_, spec) = split(text).unwrap();
+        assert_eq!(spec.check(), Ok(()));
+        assert_eq!(spec.timeout(), Span(3_000));
+        let Target::Handler(handled) = spec.target else {
+            panic!("a handler")
+        };
+        assert_eq!(handled.name(), "demo.run");
+        assert_eq!(handled.params.as_deref(), Some(r#"{"n": 1}"#));
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         for bad in [
+            r#"{"app":"a","target":{}}"#,
+            r#"{"app":"a","target":{"invoke":"a.b","http":{"url":"http://a"}}}"#,
+            r#"{"app":"a","target":{"timeout":"3s","http":{"url":"http://a"}}}"#,
+            r#"{"app":"a","target":{"invoke":"a.b","params":[1]}}"#,
             r#"{"app":"a","due_at":1,"delay":1,"target":{"http":{"url":"http://a"}}}"#,
             r#"{"app":"a","target":{"http":{"url":"http://a","body":1,"body_base64":""}}}"#,
             r#"{"app":"a","target":{"http":{"url":"http://a","body_base64":"?"}}}"#,

@@ -62,7 +62,6 @@ impl TaskView {
     pub fn new(task: &Task, shards: u16) -> Result<TaskView, Problem> {
         let spec = spec(task)?;
         let retry = retry(&spec.retry());
-        let Target::Http(http) = spec.target;
         Ok(TaskView {
             app: task.key.app.clone(),
             id: task.key.id.clone(),
@@ -77,9 +76,7 @@ impl TaskView {
             owner: (task.owner != 0).then_some(task.owner),
             index: task.index,
             labels: spec.labels,
-            target: TargetDto {
-                http: target(http)?,
-            },
+            target: target(spec.target)?,
             retry,
             placement: spec.placement,
         })
@@ -94,7 +91,29 @@ pub fn spec(task: &Task) -> Result<Spec, Problem> {
     })
 }
 
-pub(super) fn target(http: Http) -> Result<HttpDto, Problem> {
+pub(super) fn target(target: Target) -> Result<TargetDto, Problem> {
+    let timeout = Some(target.timeout());
+    Ok(match target {
+        Target::Http(target) => TargetDto {
+            http: Some(http(target)?),
+            ..TargetDto::default()
+        },
+        Target::Handler(handled) => TargetDto {
+            invoke: Some(handled.invoke),
+            params: handled.params.map(raw).transpose()?,
+            timeout,
+            ..TargetDto::default()
+        },
+    })
+}
+
+/// JSON as it was written.
+pub(super) fn raw(text: String) -> Result<Box<RawValue>, Problem> {
+    let fault = |_| Problem::new(Kind::Fault, "the stored JSON is not what it should be");
+    RawValue::from_string(text).map_err(fault)
+}
+
+pub(super) fn http(http: Http) -> Result<HttpDto, Problem> {
     let method = Some(http.method().to_owned());
     let timeout = http
         .timeout

@@ -17,6 +17,8 @@ pub enum Wait {
     Breaker,
     /// For its application, which was paused.
     Paused,
+    /// For a node that may and can carry it out: its placement or its handler was nowhere.
+    Node,
 }
 
 /// How one attempt went.

@@ -52,6 +52,6 @@ pub use schedule::{
 pub use schedule::{Schedule, Version, proof_with, schedule_id};
 pub use sets::{Fill, ShardSet};
 pub use span::Span;
-pub use spec::{Body, HEADERS_MASKED, Http, MASK, Spec, SpecError, Target, When};
+pub use spec::{Body, HEADERS_MASKED, Handled, Http, MASK, RunOf, Spec, SpecError, Target, When};
 pub use task::{Decision, Stage, Task, Verb};
 pub use time::Time;

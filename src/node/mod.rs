@@ -40,6 +40,7 @@ use crate::raft::{
     self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, TlsFiles, Watch, Watermark,
 };
 
+pub use crate::executor::{FromArgument, HandlerError, Handlers, Invocation, RegisterError, Reply};
 pub use clock::SystemClock;
 pub use part::Part;
 use wires::Wires;
@@ -87,6 +88,8 @@ pub struct Config {
     pub disk: Watermark,
     /// Where the access log is kept, for how many days, in how long files; `None`: it is not.
     pub access_log: Option<(PathBuf, usize, AccessRotation)>,
+    /// What this program does by name: `invoke` targets are given to these.
+    pub handlers: Handlers,
 }
 
 /// A running node.
@@ -143,6 +146,7 @@ impl Node {
             origin: config.origin.clone(),
             timing: config.timing,
             labels: config.labels.clone(),
+            handlers: config.handlers.all_names(),
             retention: config.retention,
             cadence: config.cadence,
             scrub: config.scrub,
@@ -237,6 +241,7 @@ fn executor_settings(config: &Config) -> ExecutorSettings {
         bytes: config.call_bytes,
         breaker: config.breaker,
         lease: config.timing.owner_lease(),
+        handlers: config.handlers.clone(),
         ..ExecutorSettings::new(config.id, config.guard.clone())
     }
 }

@@ -130,6 +130,7 @@ impl Alone {
             origin: Origin::Alone,
             timing: Timing::Fast,
             labels: Default::default(),
+            handlers: Default::default(),
             retention,
             cadence,
             scrub: ScrubPace::default(),

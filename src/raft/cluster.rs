@@ -536,6 +536,7 @@ impl Cluster {
             clock_skew_ms: (own_skew + if me { 0 } else { offset_us }) / 1_000,
             version: facts.version,
             labels: facts.labels,
+            handlers: facts.handlers,
             scrub: facts.scrub,
             scrub_place: if me {
                 self.0.scrub.place()

@@ -71,7 +71,7 @@ mod wire;
 
 pub use chance::{draw, seed_chance};
 pub use cluster::{Busy, Cluster, Decided};
-pub use errand::{CAUSE as PERFORMER, Errand, Picture, Returned, Seen};
+pub use errand::{CAUSE as PERFORMER, Errand, HandlerNames, Picture, Returned, Seen};
 pub use folder::{Directory, Folder};
 pub use form::Origin;
 pub use inner::Retention;

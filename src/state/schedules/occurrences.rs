@@ -6,8 +6,8 @@ use super::{decide, follows, forget_old, is_spent, of, pass_pauses, waits};
 use crate::model::limits::*;
 use crate::model::{
     CatchUp, Cause, Fate, Fire, FireSchedules, Key, Outcome, OverlapPolicy, Queued, Refusal,
-    RowKind, RunSchedule, Running, Schedule, ScheduleBound, Seq, Spec, Stage, Stretch, Submit,
-    Target, Time, When, proof_with,
+    RowKind, RunOf, RunSchedule, Running, Schedule, ScheduleBound, Seq, Spec, Stage, Stretch,
+    Submit, Target, Time, When, proof_with,
 };
 use crate::state::record::NewRow;
 use crate::state::{Entry, State, StoreFault};
@@ -246,14 +246,25 @@ impl State {
         }
         let version = s.version_of(o.version).or(s.version())?;
         let mut spec = Spec::decode(&version.definition.task).ok()?;
-        let Target::Http(http) = &mut spec.target;
-        for (name, value) in [
-            ("horolog-schedule", s.id.to_string()),
-            ("horolog-schedule-version", o.version.to_string()),
-            ("horolog-planned-at", o.planned.to_string()),
-            ("horolog-cause", o.cause.name().to_owned()),
-        ] {
-            http.headers.insert(name.to_owned(), value);
+        match &mut spec.target {
+            Target::Handler(handled) => {
+                handled.run_of = Some(RunOf {
+                    schedule: s.id.to_string(),
+                    version: o.version,
+                    planned: o.planned,
+                    cause: o.cause,
+                });
+            }
+            Target::Http(http) => {
+                for (name, value) in [
+                    ("horolog-schedule", s.id.to_string()),
+                    ("horolog-schedule-version", o.version.to_string()),
+                    ("horolog-planned-at", o.planned.to_string()),
+                    ("horolog-cause", o.cause.name().to_owned()),
+                ] {
+                    http.headers.insert(name.to_owned(), value);
+                }
+            }
         }
         let (spec, when) = (spec.encode(), When::At(o.at));
         let event = Submit {
