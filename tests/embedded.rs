@@ -116,7 +116,7 @@ fn handlers_are_called_where_they_are_and_waited_for_while_they_are_not() {
         let fires = fires["fires"].as_array().unwrap().clone();
         fires.into_iter().find(|fire| fire["stage"] == "done")
     });
-    let (task, planned) = (run["task"].as_str().unwrap(), &run["planned"]);
+    let (task, planned) = (run["task"]["id"].as_str().unwrap(), &run["planned"]);
     let last = attempts(client, task, "done").pop().unwrap();
     let expected = format!("shop.tick at {}", planned.as_str().unwrap());
     assert_eq!(last["answer"], expected);

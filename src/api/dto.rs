@@ -13,7 +13,8 @@ use super::body::{maybe_object, object};
 use super::problem::Problem;
 use super::schema::AnyJson;
 use crate::model::{
-    Backoff, Body, Handled, Http, Placement, Retry, Span, Spec, SpecError, Target, Time, When,
+    Backoff, Body, Handled, Http, Next, Placement, Retry, Span, Spec, SpecError, Target, Template,
+    Time, When,
 };
 
 /// A task to be done later. `due_at` and `delay` exclude each other; neither means now.
@@ -39,6 +40,46 @@ pub struct Submission {
     pub labels: Option<BTreeMap<String, String>>,
     /// Which node carries it out; as the nodes are set when missing.
     pub placement: Option<Placement>,
+    /// A task that is started when this one is done.
+    #[serde(default, deserialize_with = "maybe_object")]
+    pub on_success: Option<Box<TemplateDto>>,
+    /// A task that is started when this one is dead.
+    #[serde(default, deserialize_with = "maybe_object")]
+    pub on_failure: Option<Box<TemplateDto>>,
+}
+
+/// A task that the end of another one starts.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[schema(as = NextTask)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateDto {
+    /// That of the task before it when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// That of the task before it, and `:done` or `:dead`, when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// It is due so long after the end of the task before it; at once when missing.
+    pub delay: Option<Span>,
+    #[serde(deserialize_with = "object")]
+    pub target: TargetDto,
+    #[serde(default, deserialize_with = "maybe_object")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryDto>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_timeout: Option<Span>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+    #[serde(default, deserialize_with = "maybe_object")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion)]
+    pub on_success: Option<Box<TemplateDto>>,
+    #[serde(default, deserialize_with = "maybe_object")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion)]
+    pub on_failure: Option<Box<TemplateDto>>,
 }
 
 /// What is called: `http`, or `invoke`.
@@ -118,8 +159,46 @@ impl Submission {
             expires_at: self.expires_at,
             labels: self.labels.unwrap_or_default(),
             placement: self.placement,
+            next: next(self.on_success, self.on_failure)?,
         };
         Ok((when, spec))
+    }
+}
+
+/// What follows a task.
+pub(super) fn next(
+    on_success: Option<Box<TemplateDto>>,
+    on_failure: Option<Box<TemplateDto>>,
+) -> Result<Next, SpecError> {
+    let read = |name: &str, given: Option<Box<TemplateDto>>| {
+        let within = |e: SpecError| SpecError::new(&format!("{name}.{}", e.field), e.reason);
+        given
+            .map(|dto| dto.into_template().map_err(within))
+            .transpose()
+    };
+    Ok(Next::new(
+        read("on_success", on_success)?,
+        read("on_failure", on_failure)?,
+    ))
+}
+
+impl TemplateDto {
+    fn into_template(self) -> Result<Template, SpecError> {
+        let spec = Spec {
+            target: self.target.into_target()?,
+            retry: self.retry.map(RetryDto::into_retry).transpose()?,
+            accept_timeout: self.accept_timeout,
+            expires_at: None,
+            labels: self.labels,
+            placement: self.placement,
+            next: next(self.on_success, self.on_failure)?,
+        };
+        Ok(Template {
+            app: self.app,
+            id: self.id,
+            delay: self.delay.unwrap_or_default(),
+            spec: spec.encode(),
+        })
     }
 }
 
@@ -315,6 +394,31 @@ mod tests {
         };
         assert_eq!(handled.name(), "demo.run");
         assert_eq!(handled.params.as_deref(), Some(r#"{"n": 1}"#));
+    }
+
+    #[test]
+    fn what_follows_is_read_and_its_faults_are_named_by_their_place() {
+        let target = r#""target":{"http":{"url":"http://a"}}"#;
+        let text = format!(
+            r#"{{"app":"a",{target},"on_success":{{"delay":"5s",{target},"on_failure":{{"id":"x",{target}}}}}}}"#
+        );
+        let (_, spec) = split(&text).unwrap();
+        assert_eq!(spec.check(), Ok(()));
+        let first = spec.next.on_success.as_ref().unwrap();
+        assert_eq!((first.delay, &first.id), (Span(5_000), &None));
+        let second = Spec::decode(&first.spec).unwrap().next.on_failure.unwrap();
+        assert_eq!(second.id.as_deref(), Some("x"));
+        assert_eq!(spec.count_targets(), 3);
+
+        let text = format!(
+            r#"{{"app":"a",{target},"on_failure":{{{target},"on_success":{{"target":{{}}}}}}}}"#
+        );
+        let problem = split(&text).unwrap_err();
+        assert!(
+            problem.detail.starts_with("`on_failure.on_success.target`"),
+            "{}",
+            problem.detail
+        );
     }
 
     #[test]

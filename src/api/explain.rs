@@ -71,6 +71,13 @@ impl Story<'_> {
                 row.at,
                 row.fence.number()
             )),
+            RowKind::Followed => {
+                let child = row.by.as_deref().unwrap_or_default();
+                self.say(match row.error.as_deref() {
+                    None => format!("Its end started the task {child}, due at {}.", row.until),
+                    Some(why) => format!("Its end asked for the task {child}, {why}."),
+                });
+            }
             RowKind::Cancelled => {
                 self.say(format!("It was cancelled at {}{}.", row.at, by(row)));
             }

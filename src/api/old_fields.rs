@@ -221,6 +221,7 @@ impl OldTask {
             expires_at: None,
             labels: BTreeMap::new(),
             placement: None,
+            next: Default::default(),
         };
         Ok((when.unwrap_or(When::Now), spec))
     }

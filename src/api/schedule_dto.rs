@@ -8,7 +8,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 use super::body::{maybe_object, object};
-use super::dto::{HttpDto, RetryDto, params};
+use super::dto::{HttpDto, RetryDto, TemplateDto, next, params};
 use super::problem::{Kind, Problem};
 use super::schema::AnyJson;
 use super::view;
@@ -74,6 +74,12 @@ pub struct ScheduleDto {
     accept_timeout: Option<Span>,
     /// Which node carries its runs out; as the nodes are set when missing.
     placement: Option<Placement>,
+    /// A task that is started when a run is done. It has no `id`: each run has its own.
+    #[serde(default, deserialize_with = "maybe_object")]
+    on_success: Option<Box<TemplateDto>>,
+    /// A task that is started when a run is dead, likewise.
+    #[serde(default, deserialize_with = "maybe_object")]
+    on_failure: Option<Box<TemplateDto>>,
     /// The version that a change is based on, in place of `If-Match`.
     pub version: Option<u32>,
 }
@@ -170,7 +176,12 @@ impl ScheduleDto {
             accept_timeout: self.accept_timeout,
             expires_at: None,
             placement: self.placement,
+            next: next(self.on_success, self.on_failure)?,
         };
+        if task.next.names_ids() {
+            let reason = "each run would start the task with this one id; leave it out";
+            return Err(wrong("on_success.id", reason));
+        }
         let most = QUEUE_MAX as u32;
         let queue_max = self.queue_max.unwrap_or(most);
         if !(1..=most).contains(&queue_max) {
@@ -298,6 +309,7 @@ pub fn defined(id: &str, version: &Version) -> Result<Value, Problem> {
     let spec = Spec::decode(&definition.task).map_err(|e| broken(e.to_string()))?;
     let retry = view::retry(&spec.retry());
     let timeout = spec.timeout();
+    let (on_success, on_failure) = view::next(spec.next)?;
     let target = match (spec.target, &definition.invoke) {
         (Target::Handler(handled), _) => json!({ "invoke": handled.invoke, "timeout": timeout }),
         (Target::Http(http), None) => json!({ "http": view::http(http)? }),
@@ -321,6 +333,8 @@ pub fn defined(id: &str, version: &Version) -> Result<Value, Problem> {
         "retry": retry,
         "accept_timeout": spec.accept_timeout,
         "placement": spec.placement,
+        "on_success": on_success,
+        "on_failure": on_failure,
     });
     if let (Value::Object(shown), Value::Object(more)) = (&mut shown, more) {
         shown.extend(more);
@@ -431,6 +445,36 @@ mod tests {
         assert_eq!(
             (again.overlap, again.queue_max),
             (OverlapPolicy::QueueAll, 7)
+        );
+    }
+
+    #[test]
+    fn what_follows_a_run_has_no_id_and_is_shown_as_it_may_be_sent_again() {
+        let target = r#""target":{"http":{"url":"http://a/"}}"#;
+        let text = |id: &str| {
+            format!(
+                r#"{{"every":"5s",{target},"on_success":{{"delay":"1s",{target}}},
+                "on_failure":{{{target},"on_success":{{{id}{target}}}}}}}"#
+            )
+        };
+        let (definition, _, spec) = read(&text("")).unwrap();
+        let shown = defined("x.y", &version(definition)).unwrap();
+        assert_eq!(shown["on_success"]["delay"], "1s");
+        let again: ScheduleDto = super::super::body::parse(shown.to_string().as_bytes()).unwrap();
+        let (_, _, again) = again.into_definition("x.y").unwrap();
+        let inner = |spec: &Spec| {
+            spec.next
+                .on_failure
+                .clone()
+                .map(|t| Spec::decode(&t.spec).unwrap())
+        };
+        assert_eq!(inner(&again).unwrap().count_targets(), 2);
+        assert_eq!(again.count_targets(), spec.count_targets());
+        let problem = read(&text(r#""id":"one","#)).err().unwrap();
+        assert!(
+            problem.detail.contains("leave it out"),
+            "{}",
+            problem.detail
         );
     }
 

@@ -9,7 +9,7 @@ use super::Api;
 use super::problem::{INDEX_HEADER, Kind, Problem};
 use super::view::TaskView;
 use crate::model::{By, Event, IfMatch, Key, Outcome, Seq, Submit, Task, When};
-use crate::model::{Http, Spec};
+use crate::model::{Http, Spec, Target};
 use crate::raft::{Busy, Class, Cluster, Decided};
 
 /// The log's answer to a caller's event.
@@ -76,9 +76,9 @@ impl Api {
     /// Bounds, and whether the target may be called at all.
     pub(super) fn check(&self, spec: &Spec) -> Result<(), Problem> {
         spec.check()?;
-        spec.target
-            .http()
-            .map_or(Ok(()), |http| self.check_http(http))
+        let mut check =
+            |target: &Target| target.http().map_or(Ok(()), |http| self.check_http(http));
+        spec.each_target(&mut check)
     }
 
     fn check_http(&self, http: &Http) -> Result<(), Problem> {

@@ -55,6 +55,8 @@ pub enum RowKind {
     Expired,
     /// An outcome that came under an old fence, and was refused.
     Stale,
+    /// Its end started another task, or was to.
+    Followed,
 }
 
 impl RowKind {
@@ -74,6 +76,7 @@ impl RowKind {
             RowKind::Cancelled => "cancelled",
             RowKind::Expired => "expired",
             RowKind::Stale => "stale",
+            RowKind::Followed => "followed",
         }
     }
 }

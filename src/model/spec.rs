@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::limits::*;
-use super::{Cause, Digest, Invoke, Placement, Retry, Span, Time};
+use super::{Cause, Digest, Invoke, Next, Placement, Retry, Span, Time};
 
 /// When a task is due, as it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
@@ -135,6 +135,8 @@ pub struct Spec {
     pub expires_at: Option<Time>,
     /// Absent: as the node that owns it is set.
     pub placement: Option<Placement>,
+    /// Encoded last: see [`Spec::starts_more`].
+    pub next: Next,
 }
 
 /// What is wrong with a spec; says what to change.
@@ -190,6 +192,40 @@ impl Spec {
         super::batch::borrow_first(encoded).unwrap_or_default()
     }
 
+    /// Whether the end of a task with this encoded spec starts another one, told without reading it.
+    pub fn starts_more(encoded: &[u8]) -> bool {
+        encoded.last() == Some(&1)
+    }
+
+    /// Looks at what is called by it and by all that may follow it.
+    ///
+    /// # Errors
+    /// The first that `look` has.
+    pub fn each_target<E>(&self, look: &mut dyn FnMut(&Target) -> Result<(), E>) -> Result<(), E> {
+        look(&self.target)?;
+        let Next {
+            on_success,
+            on_failure,
+            ..
+        } = &self.next;
+        for template in [on_success, on_failure].into_iter().flatten() {
+            if let Ok(spec) = Spec::decode(&template.spec) {
+                spec.each_target(look)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub fn count_targets(&self) -> usize {
+        let mut count = 0;
+        let _ = self.each_target::<()>(&mut |_| {
+            count += 1;
+            Ok(())
+        });
+        count
+    }
+
     /// A hash of the content as sent: two submits with the same digest are the same submit.
     pub fn digest(encoded: &[u8], when: When) -> Digest {
         let mut hasher = blake3::Hasher::new();
@@ -202,6 +238,13 @@ impl Spec {
 
     /// Checks every bound, so that nothing later has to.
     pub fn check(&self) -> Result<(), SpecError> {
+        let mut left = TEMPLATES_MAX;
+        self.check_with(&mut left)
+    }
+
+    /// `left`: so many may follow it.
+    pub(super) fn check_with(&self, left: &mut usize) -> Result<(), SpecError> {
+        self.next.check(left)?;
         match &self.target {
             Target::Http(http) => http.check()?,
             Target::Handler(handled) => handled.check()?,
@@ -382,6 +425,7 @@ mod tests {
             expires_at: None,
             labels: BTreeMap::new(),
             placement: None,
+            next: Default::default(),
         }
     }
 

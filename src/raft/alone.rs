@@ -186,6 +186,7 @@ impl Alone {
             expires_at: None,
             labels: Default::default(),
             placement: None,
+            next: Default::default(),
         };
         let spec = spec.encode();
         let submit = Submit {

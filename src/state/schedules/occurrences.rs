@@ -446,8 +446,7 @@ impl State {
             .map(|(at, _)| (stretch.version, *at));
         let held = s.held.iter().copied();
         for (version, planned) in planned.chain(held) {
-            self.table
-                .warm_key(&s.key(version, planned, Cause::Planned, None))?;
+            self.warm_run_of(&s, version, &s.key(version, planned, Cause::Planned, None))?;
         }
         self.warm_schedule(&s)
     }
@@ -459,12 +458,18 @@ impl State {
         let tag = Some(&*event.tag);
         let number = s.version().map_or(0, |v| v.number);
         for planned in &event.planned {
-            self.table
-                .warm_key(&s.key(number, *planned, Cause::Backfill, tag))?;
+            self.warm_run_of(&s, number, &s.key(number, *planned, Cause::Backfill, tag))?;
         }
-        self.table
-            .warm_key(&s.key(number, Time(0), Cause::Manual, tag))?;
+        self.warm_run_of(&s, number, &s.key(number, Time(0), Cause::Manual, tag))?;
         self.warm_schedule(&s)
+    }
+
+    /// The task of an occurrence, and what it could start: it may be born done.
+    fn warm_run_of(&mut self, s: &Schedule, version: u32, key: &Key) -> Result<(), StoreFault> {
+        self.table.warm_key(key)?;
+        let version = s.version_of(version).or(s.version());
+        let task = version.map(|version| &version.definition.task);
+        task.map_or(Ok(()), |task| self.warm_chain(key, task))
     }
 
     fn warm_schedule(&mut self, s: &Schedule) -> Result<(), StoreFault> {
@@ -475,7 +480,7 @@ impl State {
                 queued.cause,
                 queued.tag.as_deref(),
             );
-            self.table.warm_key(&key)?;
+            self.warm_run_of(s, queued.version, &key)?;
         }
         let mut running = s.running.iter();
         running.try_for_each(|run| self.table.warm_seq(run.seq))
