@@ -318,3 +318,59 @@ fn a_node_comes_back_at_other_addresses() {
     }
     assert_same_state(&cluster);
 }
+
+/// Nodes are upgraded one after the other: what the older ones do not know is refused until the last
+/// one knows it, everything else goes on, and there is no way back below what was reached.
+#[test]
+fn a_rolling_upgrade_waits_for_the_last_node() {
+    const LEVEL: &str = "HOROLOG_CLUSTER_FEATURE_LEVEL";
+    let _one = serial();
+    let receiver = Receiver::start();
+    let mut cluster = Cluster::new(3).set(LEVEL, 1).start();
+    let nightly = serde_json::json!({
+        "id": "shop.nightly", "crons": ["0 0 2 * * ?"], "target": { "http": { "url": receiver.url } },
+    });
+    let level = |cluster: &Cluster, id: u64| cluster.view(id)["feature_level"].as_u64();
+    for id in 1..=3 {
+        let refused = cluster.client(id).post("/v1/schedules", &nightly).unwrap();
+        assert_eq!(refused.status, 503, "{}", refused.text());
+        let problem = refused.json();
+        assert_eq!(problem["type"], "/problems/feature-level", "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("level 2, and the cluster is at 1"),
+            "{detail}"
+        );
+        assert_eq!(level(&cluster, id), Some(1));
+
+        // Its turn.
+        cluster.node(id).terminate(seconds(20));
+        cluster.node(id).env.retain(|(name, _)| name != LEVEL);
+        cluster.node(id).start();
+        cluster.wait_ready();
+        assert_works(&cluster, id, &format!("after-{id}"), &receiver);
+    }
+    for id in 1..=3 {
+        wait_for("the level", seconds(20), || {
+            (level(&cluster, id) == Some(2)).then_some(())
+        });
+    }
+    let made = cluster.client(2).post("/v1/schedules", &nightly).unwrap();
+    assert_eq!(made.status, 201, "{}", made.text());
+
+    cluster.node(3).terminate(seconds(20));
+    cluster.node(3).env.push((LEVEL.into(), "1".into()));
+    cluster.node(3).start();
+    assert_eq!(cluster.node(3).exits(seconds(20)).code(), Some(1));
+    let said = cluster.node(3).said();
+    assert!(
+        said.contains("its cluster is at feature level 2, and this node knows level 1"),
+        "{said}"
+    );
+    assert!(!said.contains("panicked"), "{said}");
+    cluster.node(3).env.retain(|(name, _)| name != LEVEL);
+    cluster.node(3).start();
+    cluster.wait_ready();
+    assert_works(&cluster, 3, "back", &receiver);
+    assert_same_state(&cluster);
+}

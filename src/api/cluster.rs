@@ -18,6 +18,9 @@ use crate::raft::{ClusterView, NodeView, ShardView};
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Cluster)]
 pub struct ClusterDto {
+    /// What every node knows, and so may be used: 1 tasks, 2 schedules, shard sets and paused
+    /// applications too. Rises by itself when the last member knows more.
+    feature_level: u16,
     leader: Option<NodeId>,
     term: u64,
     nodes: Vec<NodeDto>,
@@ -43,6 +46,8 @@ struct NodeDto {
     checkpoint: u64,
     clock_skew_ms: i64,
     version: String,
+    /// What it knows, or is held to by `cluster.feature_level`.
+    feature_level: u16,
     /// What it is set to be called: `placement` by label goes by these.
     labels: BTreeMap<String, String>,
     /// The handlers of the program that it runs in: what `invoke` targets are given to.
@@ -109,6 +114,7 @@ impl From<ClusterView> for ClusterDto {
     fn from(view: ClusterView) -> ClusterDto {
         let owned = view.shards_owned.into_iter();
         ClusterDto {
+            feature_level: view.level.0,
             leader: view.leader,
             term: view.term,
             nodes: view.nodes.into_iter().map(NodeDto::from).collect(),
@@ -151,6 +157,7 @@ impl From<NodeView> for NodeDto {
             checkpoint: node.checkpoint,
             clock_skew_ms: node.clock_skew_ms,
             version: node.version,
+            feature_level: node.level.0,
             labels: node.labels,
             handlers: Arc::unwrap_or_clone(node.handlers),
             scrub: Scrub {

@@ -53,6 +53,10 @@ pub struct Numbers {
     pub lateness: Histogram,
     /// From proposal to the answer of the log.
     pub commit: Histogram,
+    /// How long entries that could be folded waited for the state.
+    pub fold_wait: Histogram,
+    /// How long the folds of entries took.
+    pub fold: Histogram,
     /// Per stage, indexed as [`Stage::ALL`].
     pub tasks: [u64; 8],
     /// Attempts that ended on this node, by result: `ok`, `accepted`, `failed`…
@@ -119,6 +123,11 @@ impl Collector for Metrics {
             commit,
             &numbers.commit,
         )?;
+        let wait = "From when an entry could be folded until the state was free for it";
+        let name = "horolog_fold_wait_seconds";
+        histogram(&mut encoder, name, wait, &numbers.fold_wait)?;
+        let fold = "The fold of an entry, with reading what it names";
+        histogram(&mut encoder, "horolog_fold_seconds", fold, &numbers.fold)?;
         let mut family = encoder.encode_descriptor(
             "horolog_tasks",
             "Tasks by stage",

@@ -63,6 +63,8 @@ kinds! {
     TooFast 429 "too-fast" "The application submits too fast",
     /// The operator must act; the log says what broke.
     Fault 500 "fault" "This node cannot read its own record",
+    /// A node of an older version is a member still, or one that is held back.
+    Level 503 "feature-level" "Not every node knows this yet",
     NoRoom 503 "no-room" "The disks are nearly full",
     NoLeader 503 "no-leader" "No leader is known at the moment",
     Starting 503 "starting" "This node is starting",
@@ -190,6 +192,7 @@ impl From<Busy> for Problem {
             Busy::NoRoom { retry_after } => {
                 (Kind::NoRoom, Some(retry_after.0.div_ceil(1_000).max(1)))
             }
+            Busy::Level { .. } => (Kind::Level, None),
             Busy::Unknown => (Kind::Outcome, None),
             Busy::Fault => (Kind::Fault, None),
         };

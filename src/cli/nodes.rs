@@ -152,7 +152,6 @@ impl Nodes {
 
     /// The nodes whose processes have ended since the last look; with `restart`, started again.
     pub(super) fn ended(&mut self, restart: bool) -> Result<Vec<u16>> {
-        let count = self.nodes.len() as u16;
         let mut ended = Vec::new();
         for at in 0..self.nodes.len() {
             let node = &mut self.nodes[at];
@@ -161,20 +160,30 @@ impl Nodes {
             }
             ended.push(node.id);
             if restart {
-                let (id, dir, log) = (node.id, node.dir.clone(), node.log.clone());
-                self.nodes[at].child = self.spawn(id, count, &dir, &log)?;
+                let id = node.id;
+                self.restart(id)?;
             }
         }
         Ok(ended)
     }
 
-    /// Kills the first node as it stands and starts it again, at once.
-    pub(super) async fn kill_first(&mut self) -> Result<()> {
-        let node = &mut self.nodes[0];
-        node.child.kill().await?;
-        let (id, dir, log) = (node.id, node.dir.clone(), node.log.clone());
-        self.nodes[0].child = self.spawn(id, self.nodes.len() as u16, &dir, &log)?;
+    /// Kills a node as it stands; returns when it is gone.
+    pub(super) async fn kill(&mut self, id: u16) -> Result<()> {
+        let at = self.place_of(id)?;
+        Ok(self.nodes[at].child.kill().await?)
+    }
+
+    /// Starts a node whose process has ended.
+    pub(super) fn restart(&mut self, id: u16) -> Result<()> {
+        let at = self.place_of(id)?;
+        let node = &self.nodes[at];
+        self.nodes[at].child = self.spawn(id, self.nodes.len() as u16, &node.dir, &node.log)?;
         Ok(())
+    }
+
+    fn place_of(&self, id: u16) -> Result<usize> {
+        let at = self.nodes.iter().position(|node| node.id == id);
+        at.with_context(|| format!("there is no node {id}"))
     }
 
     /// Stops all nodes, in good order while they do.

@@ -8,7 +8,9 @@ use bincode::{Decode, Encode};
 use serde::Serialize;
 use std::sync::Arc;
 
-use super::{AttemptEnd, Boot, By, Definition, Digest, Fence, Key, NodeId, Seq, Shard, Span};
+use super::{
+    AttemptEnd, Boot, By, Definition, Digest, Fence, Key, Level, NodeId, Seq, Shard, Span,
+};
 use super::{Time, When};
 
 /// A new task.
@@ -170,6 +172,12 @@ pub struct AgainV1 {
     pub cause: Arc<str>,
 }
 
+/// The cluster's feature level: from here on entries may hold what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct RaiseV1 {
+    pub level: Level,
+}
+
 /// Finished tasks leave: those done or cancelled up to one instant, those dead up to another,
 /// marks that never met their task up to a third. What happened to a task stays readable after it
 /// has left, until the history of what finished at its instant leaves too.
@@ -294,6 +302,7 @@ pub use PauseScheduleV1 as PauseSchedule;
 pub use PauseV1 as PauseApp;
 pub use PopShardV1 as PopShard;
 pub use PutScheduleV1 as PutSchedule;
+pub use RaiseV1 as Raise;
 pub use ResumeV1 as ResumeApp;
 pub use RetireV1 as Retire;
 pub use RunScheduleV1 as RunSchedule;
@@ -362,6 +371,7 @@ events! {
     22 MakeSet(MakeSetV1),
     23 FillSets(FillSetsV1),
     24 PopShard(PopShardV1),
+    25 Raise(RaiseV1),
     30 Retire(RetireV1),
     40 PutSchedule(PutScheduleV1),
     41 PauseSchedule(PauseScheduleV1),

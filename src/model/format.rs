@@ -266,6 +266,13 @@ fn events() -> Vec<(&'static str, Event)> {
             .into(),
         ),
         (
+            "raise",
+            RaiseV1 {
+                level: Level::SCHEDULES,
+            }
+            .into(),
+        ),
+        (
             "retire",
             RetireV1 {
                 finished_up_to: Time(1),

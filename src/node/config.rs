@@ -88,6 +88,7 @@ impl Config {
             call_bytes: usize::try_from(settings.callbacks.max_bytes).unwrap_or(usize::MAX),
             breaker: settings.callbacks.breaker.settings(),
             app_rate: settings.limits.app_submits_per_second,
+            level: settings.cluster.level()?,
             disk: Watermark::parse(&settings.disk.refuse_below)
                 .map_err(|e| format!("disk.refuse_below: {e}"))?,
             access_log: access_log(settings),

@@ -4,6 +4,30 @@
 //! start:  lock and identity ─► log ─► listeners ─► API (only /livez so far) ─► replication ─► API
 //! stop:   API stops accepting ─► the lead is handed over ─► attempts end and report ─► Raft, log
 //! ```
+//!
+//! A program may have one inside, and be called by name ([`Handlers`]):
+//!
+//! ```no_run
+//! use horolog::node::{Config, Handlers, Node, settings::Settings};
+//! use std::sync::Arc;
+//!
+//! # async fn start() -> anyhow::Result<()> {
+//! let mut config = Config::new(&Settings::read(None, Vec::new())?).map_err(anyhow::Error::msg)?;
+//! config.handlers = Handlers::default().handler("report.send", |call| async move {
+//!     let pages: i64 = call.argument(0)?;
+//!     Ok(format!("{pages} pages"))
+//! })?;
+//! // When the node cannot go on, the process must end, and be started again.
+//! let node = Node::start(config, Arc::new(|why| {
+//!     eprintln!("{why}");
+//!     std::process::exit(1)
+//! }))
+//! .await?;
+//! // … a task with `"target": {"invoke": "report.send(3)"}`, posted to `node.http()` …
+//! node.stop().await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod clock;
 mod config;
@@ -35,7 +59,7 @@ use crate::executor::{
     BreakerSettings, Executor, Guard, HttpDelivery, Settings as ExecutorSettings,
 };
 use crate::log::{DirLock, EngineKind, Identity, LogStore};
-use crate::model::{Clock, NodeId, Placement, Time};
+use crate::model::{Clock, Level, NodeId, Placement, Time};
 use crate::raft::{
     self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, TlsFiles, Watch, Watermark,
 };
@@ -85,6 +109,8 @@ pub struct Config {
     pub breaker: BreakerSettings,
     /// Submits a second of one application; 0 for no such bound.
     pub app_rate: u32,
+    /// What it knows: that of its version, or a lower one that it is held to.
+    pub level: Level,
     pub disk: Watermark,
     /// Where the access log is kept, for how many days, in how long files; `None`: it is not.
     pub access_log: Option<(PathBuf, usize, AccessRotation)>,
@@ -152,6 +178,7 @@ impl Node {
             scrub: config.scrub,
             watch: config.watch,
             app_rate: config.app_rate,
+            level: config.level,
             disk: config.disk,
             node_timeout: config.node_timeout,
             clock: clock.clone(),

@@ -3,24 +3,20 @@
 use crate::api::AccessLog;
 use crate::api::metrics::{BreakerNumbers, DutyNumbers, Histogram, Numbers};
 use crate::executor::Executor;
-use crate::raft::{COMMIT_BOUNDS, Cluster, Duty};
+use crate::raft::{Cluster, Counted, DURATION_BOUNDS, Duty};
 
 /// Reads everything once.
 pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&AccessLog>) -> Numbers {
     let attempts = executor.metrics();
     let log = cluster.log_status();
-    let commits = cluster.commits();
     let (tasks, apply_index) = cluster.state().read(|s| (s.stats(None), s.applied()));
     // A store that cannot be read says so to whoever needs it.
     let past = cluster.state().read(|s| s.past_size()).unwrap_or_default();
-    let buckets: Vec<(f64, u64)> = COMMIT_BOUNDS.into_iter().zip(commits.buckets).collect();
     Numbers {
         lateness: parted(&attempts.lateness),
-        commit: Histogram {
-            above: commits.buckets[COMMIT_BOUNDS.len()],
-            buckets,
-            sum: commits.sum,
-        },
+        commit: timed(&cluster.commits()),
+        fold_wait: timed(&cluster.fold_waits()),
+        fold: timed(&cluster.folds()),
         tasks,
         attempts: attempts.results.labelled().to_vec(),
         apply_index,
@@ -41,6 +37,14 @@ pub(super) fn read(cluster: &Cluster, executor: &Executor, access: Option<&Acces
         disk_low: cluster.disk().1,
         certificate_ends: None,
         access_lines_dropped: access.map_or(0, |log| log.dropped() as u64),
+    }
+}
+
+fn timed(counted: &Counted) -> Histogram {
+    Histogram {
+        buckets: DURATION_BOUNDS.into_iter().zip(counted.buckets).collect(),
+        above: counted.buckets[DURATION_BOUNDS.len()],
+        sum: counted.sum,
     }
 }
 

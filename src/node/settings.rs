@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub use super::settings_pressure::{Breaker, Callbacks, Disk, Limits};
 use crate::api::{AccessRotation, ApiSettings, Compat, Credential, is_loopback, serve};
 use crate::model::limits::{LABEL_BYTES_MAX, LABELS_MAX};
-use crate::model::{NodeId, Placement, Span};
+use crate::model::{Level, NodeId, Placement, Span};
 use crate::raft::{Cadence, SCRUB_BYTES_PER_SECOND_MIN, ScrubPace, TlsFiles, Watch, Watermark};
 
 /// The settings of one node.
@@ -77,6 +77,26 @@ pub struct Cluster {
     pub nodes: BTreeMap<NodeId, String>,
     pub join: Option<String>,
     pub tls: ClusterTls,
+    /// 0: that of the version.
+    pub feature_level: u16,
+}
+
+impl Cluster {
+    /// The feature level that this node says it knows.
+    ///
+    /// # Errors
+    /// This version does not know the one that is set.
+    pub fn level(&self) -> Result<Level, String> {
+        match Level(self.feature_level) {
+            Level(0) => Ok(Level::NEWEST),
+            level if level <= Level::NEWEST => Ok(level),
+            level => Err(format!(
+                "cluster.feature_level: {level} is more than this version knows, which is {}; take \
+                 that, or leave it out",
+                Level::NEWEST
+            )),
+        }
+    }
 }
 
 /// The certificates with which nodes show each other who they are; all three or none.
@@ -425,6 +445,7 @@ impl Settings {
             return Err("cluster.nodes and cluster.join: give one of them".into());
         }
         self.cluster.tls.files()?;
+        self.cluster.level()?;
         match self.node.id {
             Some(id) if !nodes.is_empty() && !nodes.contains_key(&id) => {
                 Err(format!("cluster.nodes: this node, {id}, is not among them"))
@@ -628,7 +649,7 @@ mod tests {
     #[test]
     fn what_cannot_be_right_is_named() {
         type Change = fn(&mut Settings);
-        let wrong: [(&str, Change); 20] = [
+        let wrong: [(&str, Change); 21] = [
             ("callbacks.total", |s| s.callbacks.total = 0),
             ("placement.default", |s| {
                 s.placement.default = "master".into()
@@ -642,6 +663,7 @@ mod tests {
             ("callbacks.breaker.percent", |s| {
                 s.callbacks.breaker.percent = 101
             }),
+            ("cluster.feature_level", |s| s.cluster.feature_level = 999),
             ("cluster.tls.ca and cluster.tls.key", |s| {
                 s.cluster.tls.cert = Some("c".into())
             }),

@@ -93,6 +93,13 @@ pub const KEYS: &[Key] = &[
         "a node of the running cluster to join",
     ),
     key(
+        "cluster.feature_level",
+        Kind::Number,
+        "",
+        "holds the cluster to a feature level that an older version knows, so that there is a way \
+         back to it; 0: that of this version",
+    ),
+    key(
         "cluster.secret",
         Kind::Text,
         "",

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::log::{EngineKind, Identity, LogStore};
 use crate::model::{
-    AttemptEnd, Change, Clock, Done, Event, Fence, Http, Key, Outcome, Row, RowKind, Seq, Span,
-    Spec, Submit, Target, Task, Time, When,
+    AttemptEnd, Change, Clock, Done, Event, Fence, Http, Key, Level, Outcome, Row, RowKind, Seq,
+    Span, Spec, Submit, Target, Task, Time, When,
 };
 use crate::state::{Open, Release};
 
@@ -136,6 +136,7 @@ impl Alone {
             scrub: ScrubPace::default(),
             watch,
             app_rate: 0,
+            level: Level::NEWEST,
             disk: Watermark::Bytes(0),
             node_timeout: Duration::from_secs(30),
             clock,

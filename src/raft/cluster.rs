@@ -9,17 +9,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
+use super::durations::Counted;
 use super::inner::Inner;
 use super::peer::{CallError, Lane};
-use super::proposer::Commits;
 use super::types::{Member, Raft};
 use super::view::{ClusterView, Facts, NodeView, Scrubbed, ShardView};
 use super::waiting::Class;
 use super::wire::{self, Propose, Verdict, Withdraw};
 use crate::bugs::{self, Bug};
 use crate::model::{
-    Batch, Event, Fence, Key, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time, decode,
-    encode,
+    Batch, Event, Fence, Key, Level, NodeId, Outcome, Refusal, Seq, Span, Stage, Task, Time,
+    decode, encode,
 };
 use crate::state::{Filter, Page, Shared, State, StoreFault};
 
@@ -53,6 +53,12 @@ pub enum Busy {
          there is room; outcomes and cancels are"
     )]
     NoRoom { retry_after: Span },
+    #[error(
+        "this needs feature level {needs}, and the cluster is at {reached}: it rises by itself when \
+         every member runs a version that knows it, and none is held back by cluster.feature_level; \
+         GET /v1/cluster tells what each knows"
+    )]
+    Level { needs: Level, reached: Level },
     #[error("the outcome is unknown: ask, or send the same again")]
     Unknown,
     #[error("this node cannot read its own record")]
@@ -170,7 +176,7 @@ impl Cluster {
             return (all(Verdict::NotLeader), false);
         };
         if leader == self.0.node {
-            return (self.0.proposer.propose(class, events.to_vec()).await, false);
+            return (self.0.propose(class, events.to_vec()).await, false);
         }
         let Some(member) = self.0.members().remove(&leader) else {
             return (all(Verdict::NotLeader), false);
@@ -409,7 +415,7 @@ impl Cluster {
         if metrics.running_state.is_err() {
             return Err("Raft has stopped".into());
         }
-        let Some(leader) = metrics.current_leader else {
+        let Some(leader) = self.0.leader() else {
             return Err("no leader is known".into());
         };
         if leader == self.0.node && !self.0.proposer.is_open() {
@@ -438,13 +444,17 @@ impl Cluster {
     pub async fn view(&self) -> ClusterView {
         let (leader, term, voters) = match self.0.raft() {
             Some(raft) => {
-                let metrics = raft.metrics();
+                let metrics = raft.server_metrics();
                 let metrics = metrics.borrow_watched();
                 let leads = metrics.state == ServerState::Leader;
                 let leader = metrics.current_leader;
                 let isolated = leads && !self.0.proposer.is_open();
                 let voters: Vec<NodeId> = metrics.membership_config.voter_ids().collect();
-                (leader.filter(|_| !isolated), metrics.current_term, voters)
+                (
+                    leader.filter(|_| !isolated),
+                    metrics.vote.leader_id().term,
+                    voters,
+                )
             }
             None => (None, 0, Vec::new()),
         };
@@ -484,6 +494,7 @@ impl Cluster {
             (owned, shards)
         });
         ClusterView {
+            level: self.0.folded.levels.reached(),
             leader,
             term,
             nodes,
@@ -535,6 +546,7 @@ impl Cluster {
             checkpoint: facts.checkpoint,
             clock_skew_ms: (own_skew + if me { 0 } else { offset_us }) / 1_000,
             version: facts.version,
+            level: facts.level,
             labels: facts.labels,
             handlers: facts.handlers,
             scrub: facts.scrub,
@@ -551,9 +563,20 @@ impl Cluster {
         }
     }
 
-    /// Numbers for metrics.
-    pub fn commits(&self) -> Commits {
+    /// How long entries took from their proposal here to their fold.
+    pub fn commits(&self) -> Counted {
         self.0.proposer.commits()
+    }
+
+    /// How long entries that could be folded waited for the state: for readers, for the window
+    /// being loaded, for a checkpoint.
+    pub fn fold_waits(&self) -> Counted {
+        self.0.folded.waits.read()
+    }
+
+    /// How long the fold of an entry took, with reading what it names.
+    pub fn folds(&self) -> Counted {
+        self.0.folded.folds.read()
     }
 
     /// The log index of the newest snapshot.
@@ -619,6 +642,7 @@ fn settle(verdict: Verdict, maybe: bool) -> Verdict {
         | Verdict::Overloaded { .. }
         | Verdict::TooFast { .. }
         | Verdict::NoRoom { .. }
+        | Verdict::Level { .. }
             if maybe =>
         {
             Verdict::Unknown
@@ -654,6 +678,7 @@ fn answer(verdict: Verdict) -> Result<Decided, Busy> {
         Verdict::NoRoom { retry_after_ms } => Err(Busy::NoRoom {
             retry_after: Span(retry_after_ms),
         }),
+        Verdict::Level { needs, reached } => Err(Busy::Level { needs, reached }),
         Verdict::Overloaded { retry_after_ms } => Err(Busy::Overloaded {
             retry_after: Span(retry_after_ms),
         }),

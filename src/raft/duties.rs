@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::cluster::Busy;
 use super::inner::Inner;
 use super::lead;
+use super::levels;
 use super::lifecycle::{self, Duty, Handled};
 use super::owners::Owners;
 use super::planner;
@@ -59,6 +60,7 @@ async fn lead(inner: &Arc<Inner>, raft: &Raft, term: u64) {
     }
     inner.proposer.open(term);
     tracing::info!(term, "this node leads");
+    levels::begin(inner, raft, term).await;
     let (retire, watch) = (inner.retention.period.std(), inner.watch.period.std());
     let settled = Notify::new();
     let triggers = async {

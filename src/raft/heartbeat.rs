@@ -112,9 +112,10 @@ async fn ping(inner: &Inner, id: NodeId, member: Member, within: Duration) {
 /// A node that was removed while it could not be told learns it from the leader. A leader of an
 /// earlier term may know less of the members than this node does.
 fn judge_membership(inner: &Inner, leader: NodeId, removed_in: u64) {
-    let term = inner
-        .raft()
-        .map_or(0, |raft| raft.metrics().borrow_watched().current_term);
+    let term = inner.raft().map_or(0, |raft| {
+        let metrics = raft.server_metrics();
+        metrics.borrow_watched().vote.leader_id().term
+    });
     let removed = removed_in > 0 && removed_in >= term;
     let now = inner.clock.steady();
     if removed && now.saturating_sub(*inner.removed.get_or_init(|| now)) >= FAREWELL {

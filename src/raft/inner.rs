@@ -24,10 +24,12 @@ use super::timing::Timing;
 use super::types::{Member, Raft};
 use super::upkeep::Cadence;
 use super::view::{Facts, Registry};
+use super::waiting::Class;
 use super::watchdog::Watch;
+use super::wire::Verdict;
 use crate::log::LogStore;
 use crate::model::limits::HASHES_KEPT;
-use crate::model::{Boot, Clock, NodeId, Span};
+use crate::model::{Boot, Clock, Event, NodeId, Span};
 use crate::state::{Shared, StoreFault};
 
 /// How long finished tasks are kept, which, and their histories after them.
@@ -191,6 +193,25 @@ impl Inner {
         metrics.borrow_watched().current_leader
     }
 
+    /// The store holds everything up to a log index.
+    pub(crate) fn note_checkpoint(&self, index: u64) {
+        if self.checkpoint.fetch_max(index, Ordering::Relaxed) < index {
+            let now = self.clock.steady().as_millis() as u64;
+            self.checkpoint_at_ms.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Events from outside, on the leader: what a member does not know is not written.
+    pub(crate) async fn propose(&self, class: Class, events: Vec<Event>) -> Vec<Verdict> {
+        let levels = &self.folded.levels;
+        let needs = events.iter().map(Event::level).max().unwrap_or_default();
+        if self.proposer.is_open() && !levels.allows(needs) {
+            let reached = levels.reached();
+            return vec![Verdict::Level { needs, reached }; events.len()];
+        }
+        self.proposer.propose(class, events).await
+    }
+
     /// What this node says of itself; `all` with every hash it keeps.
     pub(crate) fn facts(&self, all: bool) -> Facts {
         let kept = if all { HASHES_KEPT } else { 3 };
@@ -222,6 +243,7 @@ impl Inner {
             lag_us,
             queue_age_ms: self.rim.queue_age().as_millis() as u64,
             steady_us: self.clock.steady().as_micros() as u64,
+            level: self.folded.levels.own(),
             labels: self.labels.clone(),
             handlers: self.handlers.clone(),
         }

@@ -186,7 +186,9 @@ async fn checkpoint(inner: &Inner) -> Result<Handled, Busy> {
     let made = async {
         loop {
             let index = metrics.borrow_watched().snapshot.map(|id| id.index());
-            if index.is_some_and(|index| index >= wanted) {
+            if let Some(index) = index.filter(|index| *index >= wanted) {
+                // Whoever asked for it looks at it next.
+                inner.note_checkpoint(index);
                 return Ok(());
             }
             metrics.changed().await.map_err(|_| Busy::NoLeader)?;

@@ -10,9 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
+use super::durations::Durations;
 use super::gathered::{Gathered, Writing};
 use super::lead::Lead;
+use super::levels::Levels;
 use super::lifecycle::{Duty, Lifecycle};
 use super::rim::{NoRim, Rim};
 use super::runner::{Runner, blocking};
@@ -20,7 +23,9 @@ use super::snapshots::{SnapshotData, Snapshots};
 use super::types::{Attachment, Entry, LeaderId, LogId, Member, Reply, Stored, Types};
 use super::upkeep::Cadence;
 use crate::bugs::{self, Bug};
-use crate::model::{Batch, Boot, Change, Clock, Epoch, Event, NodeId, Seq, Time, decode, encode};
+use crate::model::{
+    Batch, Boot, Change, Clock, Epoch, Event, Level, NodeId, Seq, Time, decode, encode,
+};
 use crate::state::{Checkpoint, Shared};
 
 type Meta = SnapshotMeta<LeaderId, u64, Member>;
@@ -45,13 +50,17 @@ pub(crate) struct Folded {
     pub(crate) owners: Notify,
     /// How long triggers take to get here.
     pub(crate) lead: Mutex<Lead>,
+    pub(crate) levels: Levels,
+    /// How long entries waited for the state, and how long their folds took.
+    pub(crate) waits: Durations,
+    pub(crate) folds: Durations,
 }
 
 /// So many finished tasks may be waited for before a slow waiter has to look for itself.
 const FINISHED_BACKLOG: usize = 4_096;
 
 impl Folded {
-    pub(crate) fn new(cadence: &Cadence) -> Folded {
+    pub(crate) fn new(cadence: &Cadence, level: Level) -> Folded {
         Folded {
             applied: watch::Sender::new(0),
             due: Notify::new(),
@@ -62,6 +71,9 @@ impl Folded {
             assigned: AtomicU64::new(0),
             owners: Notify::new(),
             lead: Mutex::default(),
+            levels: Levels::new(level),
+            waits: Durations::default(),
+            folds: Durations::default(),
         }
     }
 }
@@ -95,6 +107,7 @@ impl Machine {
         me: (NodeId, Boot),
     ) -> io::Result<Machine> {
         let (state, attachment) = snapshots.state()?;
+        folded.levels.note(state.level())?;
         folded.applied.send_replace(state.applied());
         // What came before, the store does not tell one by one.
         folded.assigned.store(state.applied(), Ordering::SeqCst);
@@ -142,7 +155,8 @@ impl Machine {
         &self.state
     }
 
-    fn fold(&mut self, entry: Entry) -> io::Result<Reply> {
+    /// Folds an entry that has waited `since` then.
+    fn fold(&mut self, entry: Entry, since: Instant) -> io::Result<Reply> {
         let index = entry.log_id.index();
         let term = entry.log_id.committed_leader_id().term;
         let new_term = std::mem::replace(&mut self.term, term) < term;
@@ -152,13 +166,18 @@ impl Machine {
             EntryPayload::Normal(payload) => {
                 let batch = Batch::decode(&payload.0).map_err(io::Error::other)?;
                 let proposed = is_trigger(&batch).then_some(batch.now);
-                let changes = &mut self.changes;
-                let (gathered, wants_planner);
-                (reply.0, gathered, wants_planner) = self.state.write(|state| {
+                let (changes, folded) = (&mut self.changes, &self.folded);
+                let (gathered, wants_planner, level);
+                (reply.0, gathered, wants_planner, level) = self.state.write(|state| {
+                    let begun = Instant::now();
+                    folded.waits.note(begun - since);
                     state.prepare(&batch).map_err(io::Error::other)?;
                     let outcomes = state.apply(index, batch, changes);
-                    Ok::<_, io::Error>((outcomes, state.gathered(), state.wants_planner()))
+                    folded.folds.note(begun.elapsed());
+                    let (gathered, level) = (state.gathered(), state.level());
+                    Ok::<_, io::Error>((outcomes, gathered, state.wants_planner(), level))
                 })?;
+                self.folded.levels.note(level)?;
                 if wants_planner {
                     self.folded.plan.notify_one();
                 }
@@ -284,8 +303,9 @@ impl RaftStateMachine<Types> for Machine {
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
             let index = entry.log_id.index();
+            let since = Instant::now();
             self.folded.gathered.room().await;
-            let reply = self.fold(entry)?;
+            let reply = self.fold(entry, since)?;
             self.folded.applied.send_replace(index);
             if let Some(responder) = responder {
                 responder.send(reply);
@@ -330,6 +350,7 @@ impl RaftStateMachine<Types> for Machine {
             self.rim.new_term(term);
         }
         let index = state.applied();
+        self.folded.levels.note(state.level())?;
         tracing::info!(index, "took in a snapshot");
         let old = self.state.write(|live| std::mem::replace(live, state));
         self.folded.gathered.clear();
@@ -383,7 +404,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let checkpoint = self.checkpoint.take().ok_or_else(busy)?;
         let writing = self.writing.take();
         let (state, index) = (self.state.clone(), checkpoint.index());
-        let (began, tasks) = (tokio::time::Instant::now(), checkpoint.tasks());
+        let (began, tasks) = (Instant::now(), checkpoint.tasks());
         let write = move || {
             checkpoint.write()?;
             let old = state.write(|state| state.end_checkpoint())?;

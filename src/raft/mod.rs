@@ -14,6 +14,7 @@
 //! heartbeat.rs clocks, load and state hashes, as soft state (view.rs)
 //! gathered.rs  how much waits for a checkpoint, and who waits for it
 //! members.rs   nodes added, removed, replaced; the lead moved
+//! levels.rs    the feature level, with which a cluster is upgraded node by node
 //! form.rs      becoming a member      upkeep.rs  leases, the window, checkpoints, purges (margin.rs)
 //! recover.rs   one survivor goes on alone, when a majority is lost for good
 //! scrub.rs     looks for rot in log and store      room.rs    for room on the disk
@@ -25,6 +26,7 @@ mod alone;
 mod balance;
 mod chance;
 mod cluster;
+mod durations;
 mod duties;
 mod errand;
 mod folder;
@@ -34,6 +36,7 @@ mod heartbeat;
 mod inner;
 mod lead;
 mod lease;
+mod levels;
 mod lifecycle;
 #[cfg(test)]
 mod lifecycle_tests;
@@ -71,6 +74,7 @@ mod wire;
 
 pub use chance::{draw, seed_chance};
 pub use cluster::{Busy, Cluster, Decided};
+pub use durations::{Counted, DURATION_BOUNDS};
 pub use errand::{CAUSE as PERFORMER, Errand, HandlerNames, Picture, Returned, Seen};
 pub use folder::{Directory, Folder};
 pub use form::Origin;
@@ -80,7 +84,6 @@ pub use peer::{
     Accepted, Arrival, Authority, Connecting, Connection, Duplex, Issued, Listener, Network, Port,
     Taker, Tcp, Tls, TlsFiles,
 };
-pub use proposer::{COMMIT_BOUNDS, Commits};
 pub use recover::{Standing, go_on_alone, standing};
 pub use rim::Rim;
 pub use room::Watermark;

@@ -21,7 +21,7 @@ use super::inner::Inner;
 use super::lease::Asked;
 use super::peer::Lane;
 use super::types::Raft;
-use super::wire;
+use super::{levels, wire};
 use crate::model::limits::ASSIGN_MAX;
 use crate::model::{Again, Assign, Boot, Fence, NodeId, Seq, Shard, decode, encode};
 use crate::state::{Ownership, Release};
@@ -102,6 +102,7 @@ impl<'a> Owners<'a> {
         let mut told = false;
         while leads(self.raft, self.term) {
             self.step().await;
+            levels::follow(self.inner, self.raft, self.term).await;
             if !told && self.is_settled() {
                 settled.notify_one();
                 told = true;

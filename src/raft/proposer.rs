@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::durations::{Counted, Durations};
 use super::gathered::Gathered;
 use super::types::{Payload, Raft, Reply, Types};
 use super::waiting::{Class, Request, Waiting, by_app};
@@ -40,30 +41,8 @@ pub(crate) struct Proposer {
     under_way: Arc<Semaphore>,
     gathered: Arc<Gathered>,
     clock: Arc<dyn Clock>,
-    commit: Mutex<Commits>,
-}
-
-/// How long entries took from their proposal to their fold.
-#[derive(Clone, Debug, Default)]
-pub struct Commits {
-    /// Seconds: upper bounds and counts.
-    pub buckets: [u64; COMMIT_BOUNDS.len() + 1],
-    pub sum: f64,
-    pub count: u64,
-}
-
-/// Upper bounds of the commit histogram, in seconds.
-pub const COMMIT_BOUNDS: [f64; 12] = [
-    0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 1.0, 4.0,
-];
-
-impl Commits {
-    fn note(&mut self, seconds: f64) {
-        let at = COMMIT_BOUNDS.iter().position(|bound| seconds <= *bound);
-        self.buckets[at.unwrap_or(COMMIT_BOUNDS.len())] += 1;
-        self.sum += seconds;
-        self.count += 1;
-    }
+    /// From the proposal of an entry to its fold.
+    commit: Durations,
 }
 
 impl Proposer {
@@ -78,7 +57,7 @@ impl Proposer {
             under_way: Arc::new(Semaphore::new(ENTRIES_UNDER_WAY)),
             gathered,
             clock,
-            commit: Mutex::default(),
+            commit: Durations::default(),
         }
     }
 
@@ -104,8 +83,8 @@ impl Proposer {
         }
     }
 
-    pub(crate) fn commits(&self) -> Commits {
-        lock(&self.commit).clone()
+    pub(crate) fn commits(&self) -> Counted {
+        self.commit.read()
     }
 
     /// Queues events for the next entry and waits for what becomes of them. Those of several
@@ -211,7 +190,7 @@ impl Proposer {
             match answer {
                 Ok(Ok(Ok(response))) => {
                     let took = proposer.clock.steady().saturating_sub(start);
-                    lock(&proposer.commit).note(took.as_secs_f64());
+                    proposer.commit.note(took);
                     distribute(requests, response.log_id.index(), response.data);
                 }
                 Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => refuse(requests),

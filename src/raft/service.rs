@@ -233,7 +233,7 @@ impl Service {
         let Propose { class, events } = decode(body).map_err(text)?;
         let class = Class::from_number(class).ok_or("unknown class of work")?;
         let batch = Batch::decode(&events).map_err(text)?;
-        let verdicts = self.0.proposer.propose(class, batch.events).await;
+        let verdicts = self.0.propose(class, batch.events).await;
         Ok(encode::<Vec<Verdict>>(&verdicts))
     }
 

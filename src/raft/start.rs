@@ -36,7 +36,7 @@ use super::view::Registry;
 use super::watchdog::Watch;
 use super::{duties, heartbeat, moved, operate, peer, upkeep};
 use crate::log::{Identity, LogFault, LogStore};
-use crate::model::{Clock, NodeId};
+use crate::model::{Clock, Level, NodeId};
 use crate::state::Shared;
 
 /// Tasks that do not end by then are left behind.
@@ -69,6 +69,8 @@ pub struct Options {
     pub watch: Watch,
     /// Submits a second of one application; 0 for no such bound.
     pub app_rate: u32,
+    /// What this node knows: that of its version, or a lower one that it is held to.
+    pub level: Level,
     pub disk: Watermark,
     /// A node that was not heard for so long is listed as dead.
     pub node_timeout: Duration,
@@ -113,7 +115,7 @@ pub async fn start(
     rim: impl FnOnce(&Shared) -> Arc<dyn Rim>,
 ) -> Result<Running, StartError> {
     let tasks = TaskTracker::new();
-    let folded = Arc::new(Folded::new(&options.cadence));
+    let folded = Arc::new(Folded::new(&options.cadence, options.level));
     let snapshots = Snapshots::open(options.folder.clone())?;
     let me = (options.identity.node, options.identity.boot);
     let mut machine = Machine::open(

@@ -13,6 +13,7 @@ use super::storage::Storage;
 use super::types::Types;
 use super::upkeep::Cadence;
 use crate::log::{EngineKind, LogStore};
+use crate::model::Level;
 
 struct Stores(EngineKind);
 
@@ -32,7 +33,7 @@ impl StoreBuilder<Types, Storage, Machine, TempDir> for Stores {
         let snapshots = Snapshots::open(Arc::new(folder)).map_err(failed)?;
         let machine = Machine::open(
             snapshots,
-            Arc::new(Folded::new(&Cadence::default())),
+            Arc::new(Folded::new(&Cadence::default(), Level::NEWEST)),
             Arc::new(Threads),
             (1, 1),
         )

@@ -189,10 +189,7 @@ pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
             }
             return;
         }
-        if inner.checkpoint.swap(snapshot, Ordering::Relaxed) < snapshot {
-            let now = inner.clock.steady().as_millis() as u64;
-            inner.checkpoint_at_ms.store(now, Ordering::Relaxed);
-        }
+        inner.note_checkpoint(snapshot);
         margin.note(applied, gathered.bytes());
         let needed = inner.sending.needed_behind();
         // Only once: what a follower is being sent is purged later.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::errand::HandlerNames;
-use crate::model::{Boot, NodeId, Time};
+use crate::model::{Boot, Level, NodeId, Time};
 use crate::state::StateHash;
 
 /// A clock further off the others' median than this is not trusted.
@@ -36,6 +36,8 @@ pub(crate) struct Facts {
     pub(crate) queue_age_ms: u64,
     /// Its own clock that counts suspended time, as it said this, µs.
     pub(crate) steady_us: u64,
+    /// The feature level that it knows.
+    pub(crate) level: Level,
     /// What it is set to be called.
     pub(crate) labels: BTreeMap<String, String>,
     /// What the program that it runs in can be asked for by name.
@@ -177,6 +179,8 @@ impl Registry {
 /// A node as the cluster sees it.
 #[derive(Clone, Debug)]
 pub struct NodeView {
+    /// The feature level that it knows.
+    pub level: Level,
     pub id: NodeId,
     pub http: String,
     pub peer: String,
@@ -204,6 +208,8 @@ pub struct NodeView {
 /// The cluster as one node sees it.
 #[derive(Clone, Debug)]
 pub struct ClusterView {
+    /// What every member knows how to fold.
+    pub level: Level,
     pub leader: Option<NodeId>,
     pub term: u64,
     pub nodes: Vec<NodeView>,

@@ -13,7 +13,7 @@ use super::types::{
 };
 use super::view::Facts;
 use crate::log;
-use crate::model::{CodecError, Fence, NodeId, Outcome, Seq, decode, encode};
+use crate::model::{CodecError, Fence, Level, NodeId, Outcome, Seq, decode, encode};
 
 /// Declares the kinds of requests in one place.
 macro_rules! kinds {
@@ -115,6 +115,11 @@ pub(crate) enum Verdict {
     /// The application submits faster than it may; surely not appended.
     TooFast {
         retry_after_ms: u64,
+    },
+    /// Not every node knows this yet; surely not appended.
+    Level {
+        needs: Level,
+        reached: Level,
     },
 }
 

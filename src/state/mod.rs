@@ -61,7 +61,7 @@ use std::sync::Arc;
 use crate::bugs::{self, Bug};
 use crate::model::limits::{HASH_EVERY, HASHES_KEPT, RETIRE_MAX, SHARDS_DEFAULT, TRIGGER_MAX};
 use crate::model::{
-    Batch, Boot, By, Change, Epoch, Event, Fence, NodeId, Outcome, Paused, RowKind,
+    Batch, Boot, By, Change, Epoch, Event, Fence, Level, NodeId, Outcome, Paused, RowKind,
 };
 use crate::model::{Seq, Shard, Time};
 
@@ -131,6 +131,8 @@ pub(crate) struct Core {
     paused: BTreeMap<Arc<str>, Paused>,
     /// The time-zone data by which schedules were planned last.
     tz: Arc<str>,
+    /// What every member knows how to fold; zero: nobody has led yet.
+    level: Level,
 }
 
 impl Default for Core {
@@ -148,6 +150,7 @@ impl Default for Core {
             sets: sets::Sets::new(),
             paused: BTreeMap::new(),
             tz: "".into(),
+            level: Level::default(),
         }
     }
 }
@@ -233,7 +236,7 @@ impl State {
                         .warm_open(|hash| e.shards.contains(&Shard::of(hash, total)))?;
                 }
                 // The small part of the state is always in memory.
-                Event::MakeSet(_) | Event::FillSets(_) | Event::PopShard(_) => {}
+                Event::MakeSet(_) | Event::FillSets(_) | Event::PopShard(_) | Event::Raise(_) => {}
                 Event::Again(e) => {
                     let mut lost = e.attempts.iter();
                     lost.try_for_each(|(seq, _)| self.table.warm_seq(*seq))?;
@@ -306,6 +309,10 @@ impl State {
             Event::MakeSet(e) => self.make_set(e),
             Event::FillSets(e) => self.fill_sets(entry, &e),
             Event::PopShard(e) => self.pop_shard(&e),
+            Event::Raise(e) => {
+                self.core.level = self.core.level.max(e.level);
+                Outcome::Folded
+            }
             Event::PutSchedule(e) => self.put_schedule(entry, e),
             Event::PauseSchedule(e) => self.pause_schedule(entry, e),
             Event::DeleteSchedule(e) => self.delete_schedule(entry, &e),

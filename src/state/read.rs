@@ -11,7 +11,7 @@ use super::table::{Known, Table};
 use super::{Open, State, StoreFault};
 use crate::bugs::{self, Bug};
 use crate::model::limits::PAGE_EXAMINED_MAX;
-use crate::model::{Fence, Key, NodeId, Row, Seq, Shard, Spec, Stage, Task, Time};
+use crate::model::{Fence, Key, Level, NodeId, Row, Seq, Shard, Spec, Stage, Task, Time};
 
 /// A list looks at so many keys at once, and the fold goes on between: a record that lies on the
 /// disk takes some 10 µs. Tests meet the ends of slices often.
@@ -140,6 +140,11 @@ impl State {
     /// The highest stamp folded.
     pub fn stamp(&self) -> Time {
         self.core.stamp
+    }
+
+    /// What every member knows how to fold; zero: nobody has led yet.
+    pub fn level(&self) -> Level {
+        self.core.level
     }
 
     /// Everything due up to here has been triggered.

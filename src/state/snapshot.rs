@@ -1,7 +1,7 @@
 //! The state as bytes: what a lagging node is sent.
 //!
 //! ```text
-//! "HSNP" | format u8 = 4 | header frame | record frames, in order of seq | mark frames
+//! "HSNP" | format u8 = 5 | header frame | record frames, in order of seq | mark frames
 //!        | frames of schedules | frames of past tasks, in order of finishing | end frame
 //! frame: kind u8 | length u32 | crc32c u32 | body
 //! ```
@@ -24,7 +24,7 @@ use super::{Mark, State, StateHash, StoreFault};
 use crate::bugs::{self, Bug};
 use crate::model::{Key, Row, Schedule, Seq, Time, decode, decode_first, encode};
 
-const MAGIC: &[u8; 5] = b"HSNP\x04";
+const MAGIC: &[u8; 5] = b"HSNP\x05";
 const HEADER: u8 = 1;
 const RECORDS: u8 = 2;
 const END: u8 = 3;

@@ -293,6 +293,8 @@ fn the_numbers_are_open_metrics() {
     for (name, kind) in [
         ("horolog_lateness_seconds", "histogram"),
         ("horolog_commit_seconds", "histogram"),
+        ("horolog_fold_wait_seconds", "histogram"),
+        ("horolog_fold_seconds", "histogram"),
         ("horolog_tasks", "gauge"),
         ("horolog_attempts", "counter"),
         ("horolog_apply_index", "gauge"),
@@ -322,6 +324,8 @@ fn the_numbers_are_open_metrics() {
     assert!(grown("horolog_attempts", "_total") >= 2.0);
     assert!(grown("horolog_lateness_seconds", "_count") >= 2.0);
     assert!(grown("horolog_commit_seconds", "_count") >= 2.0);
+    assert!(grown("horolog_fold_wait_seconds", "_count") >= 2.0);
+    assert!(grown("horolog_fold_seconds", "_count") >= 2.0);
     assert!(grown("horolog_apply_index", "") >= 2.0);
     let stages: Vec<&str> = after["horolog_tasks"]
         .samples

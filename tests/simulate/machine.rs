@@ -14,7 +14,7 @@ use horolog::api::{self, Api, ApiSettings};
 use horolog::executor::{BreakerSettings, Guard, Hold, Settings};
 use horolog::log::sim_disk::Dice;
 use horolog::log::{Engine, Identity, LogFault, LogStore, Step, Writer};
-use horolog::model::{Clock, Span};
+use horolog::model::{Clock, Level, Span};
 use horolog::node::{Part, SystemClock};
 use horolog::raft::{
     Cadence, Options, Origin, Retention, Runner, ScrubPace, Timing, Watch, Watermark,
@@ -444,6 +444,7 @@ async fn process(
             after: Span::seconds(8),
         },
         app_rate: 0,
+        level: Level::NEWEST,
         // What is free on the machine that simulates must not show.
         disk: Watermark::Bytes(0),
         node_timeout: Duration::from_secs(30),

@@ -10,8 +10,9 @@ pub type Micros = Histogram<u64>;
 /// Longer than anything that is measured here.
 const MICROS_MAX: u64 = 600_000_000;
 /// Upper bounds of the drawn bars.
-const BARS_US: [u64; 12] = [
-    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 1_000_000,
+const BARS_US: [u64; 16] = [
+    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
+    1_000_000, 2_000_000, 5_000_000,
 ];
 /// The longest bar.
 const BAR_WIDTH: u64 = 50;
@@ -108,12 +109,12 @@ mod tests {
         let mut histogram = micros();
         histogram.record_n(150, 100).unwrap();
         histogram.record_n(700, 10).unwrap();
-        histogram.record_n(2_000_000, 1).unwrap();
+        histogram.record_n(7_000_000, 1).unwrap();
         let lines = draw(&histogram);
         let bar = |at: usize| lines[at].matches('█').count();
-        assert_eq!(lines.len(), 11, "{lines:#?}");
-        assert_eq!((bar(0), bar(1), bar(2), bar(10)), (50, 0, 5, 1));
-        assert!(lines[0].contains("< 200 µs") && lines[10].contains("≥ 1.00 s"));
+        assert_eq!(lines.len(), 15, "{lines:#?}");
+        assert_eq!((bar(0), bar(1), bar(2), bar(14)), (50, 0, 5, 1));
+        assert!(lines[0].contains("< 200 µs") && lines[14].contains("≥ 5.00 s"));
         assert!(draw(&micros()).is_empty());
     }
 

@@ -10,7 +10,7 @@
 //!
 //! The floors are `disk` (f), `answer` (H, Hb), `calls` (X), `jitter` (j), `fold` (A, W); the
 //! scenarios are `submit` (S1), `batch` (S2), `lateness` (S4), `growth` (S6), `memory` (S7),
-//! `recover` (S8), `plateau` (S11) and `fair`.
+//! `recover` (S8), `failover` (S9), `plateau` (S11) and `fair`.
 
 mod answer;
 mod batch;
@@ -18,6 +18,7 @@ mod books;
 mod calls;
 mod disk;
 mod facts;
+mod failover;
 mod fair;
 mod floors;
 mod fold;
@@ -26,6 +27,7 @@ mod latency;
 mod lateness;
 mod load;
 mod pace;
+mod page;
 mod pending;
 mod plateau;
 mod progress;
@@ -97,6 +99,9 @@ pub struct BenchArgs {
     /// after the other, for `growth`, `memory` and `recover`.
     #[arg(long)]
     pub pending: Option<u64>,
+    /// How often `failover` does each thing to a leader.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rounds: u32,
     /// How long `plateau` takes.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub minutes: u32,
@@ -131,6 +136,8 @@ pub enum What {
     Memory,
     /// S8: one node is killed under load, and is back.
     Recover,
+    /// S9: for how long nothing fires when the leader is killed, paused, or its lead moved.
+    Failover,
     /// S11: log, store, history and memory level off while tasks come and go.
     Plateau,
     /// One application submits ten times what it may; how late the others' tasks fire.
@@ -173,6 +180,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             What::Growth => pending::run(&mut bench, pending::What::Growth)?,
             What::Memory => pending::run(&mut bench, pending::What::Memory)?,
             What::Recover => recover::run(&mut bench)?,
+            What::Failover => failover::run(&mut bench)?,
             What::Plateau => plateau::run(&mut bench)?,
             What::Fair => fair::run(&mut bench)?,
             What::Answer => {}

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::facts::{bytes_below, resident_bytes};
 use super::floors::block_on_value;
 use super::load::{Due, Load, Tally};
+use super::page::gauge;
 use super::report::Figure;
 use super::request::Kind;
 use super::sink::Sink;
@@ -134,7 +135,7 @@ async fn measure(bench: &mut Bench) -> Result<()> {
 /// What the first node keeps now.
 async fn sample(target: &Target) -> Result<Sample> {
     let (pid, dir) = target.first().context("a node of its own")?;
-    let page = target.server.get("/metrics").await?.text;
+    let page = target.metrics().await?;
     let history = gauge(&page, "horolog_history_bytes").context("no size of the history")?;
     let resident = resident_bytes(pid).context("the node's memory cannot be read")?;
     let store = bytes_below(&dir.join("state"));
@@ -144,12 +145,6 @@ async fn sample(target: &Target) -> Result<Sample> {
 /// Everything in a node's folder but the store.
 fn log_bytes(dir: &Path) -> u64 {
     bytes_below(dir) - bytes_below(&dir.join("state"))
-}
-
-/// A gauge without labels, from a page of metrics.
-fn gauge(page: &str, name: &str) -> Option<u64> {
-    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
-    page.lines().find_map(value)
 }
 
 fn in_words(sample: &Sample) -> String {

@@ -92,7 +92,9 @@ async fn once(bench: &mut Bench, filling: &mut Filling, round: usize, tasks: u64
     #[allow(clippy::disallowed_methods)] // The load runs meanwhile.
     tokio::time::sleep_until(kill_at).await;
     let begin = Instant::now();
-    filling.target.kill_first().await?;
+    filling.target.kill(1).await?;
+    filling.target.start(1)?;
+    filling.target.ready().await?;
     let ready = begin.elapsed();
     let arrived = arrive(&sink).await;
     filling.books.arrived += sink.tasks();

@@ -40,6 +40,18 @@ pub struct Arrivals {
     /// Requests that are no task of the bench's.
     pub strange: u64,
     seen: Vec<bool>,
+    watched: Watched,
+    /// When the last one came, or the watch began.
+    last_us: u64,
+}
+
+/// What came since a watch began.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watched {
+    /// The longest time in which nothing new came.
+    pub gap: Duration,
+    /// How late the latest was.
+    pub latest: Duration,
 }
 
 impl Default for Arrivals {
@@ -51,6 +63,8 @@ impl Default for Arrivals {
             duplicates: 0,
             strange: 0,
             seen: Vec::new(),
+            watched: Watched::default(),
+            last_us: 0,
         }
     }
 }
@@ -70,10 +84,18 @@ impl Arrivals {
             return;
         }
         self.tasks += 1;
-        match now_us.checked_sub(due_ms * 1_000) {
-            Some(late) => note(&mut self.lateness, Duration::from_micros(late)),
+        let late = now_us.checked_sub(due_ms * 1_000);
+        match late.map(Duration::from_micros) {
+            Some(late) => {
+                note(&mut self.lateness, late);
+                self.watched.latest = self.watched.latest.max(late);
+            }
             None => self.early += 1,
         }
+        // Each connection reads the clock for itself, so that one may be noted after a later one.
+        let gap = Duration::from_micros(now_us.saturating_sub(self.last_us));
+        self.watched.gap = self.watched.gap.max(gap);
+        self.last_us = self.last_us.max(now_us);
     }
 }
 
@@ -109,6 +131,19 @@ impl Sink {
     pub fn arrivals(&self) -> Arrivals {
         let arrivals = self.arrivals.lock();
         arrivals.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins to watch for gaps.
+    pub fn watch(&self) {
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        arrivals.watched = Watched::default();
+        arrivals.last_us = SystemClock::default().raw_us();
+    }
+
+    /// What came since then.
+    pub fn watched(&self) -> Watched {
+        let arrivals = self.arrivals.lock();
+        arrivals.unwrap_or_else(PoisonError::into_inner).watched
     }
 
     /// How many different tasks have arrived, without a copy of it all.
@@ -206,5 +241,18 @@ mod tests {
         assert_eq!(counts, (3, 1, 1));
         assert_eq!((arrivals.lateness.len(), arrivals.strange), (2, 1));
         assert_eq!(arrivals.lateness.max(), 400);
+    }
+
+    #[test]
+    fn the_longest_gap_is_between_two_that_are_new() {
+        let mut arrivals = Arrivals {
+            last_us: 900,
+            ..Arrivals::default()
+        };
+        for (number, now_us) in [(1, 1_000), (2, 1_100), (1, 1_500), (4, 1_050), (3, 1_800)] {
+            arrivals.note(Some((number, 1)), now_us);
+        }
+        let Watched { gap, latest } = arrivals.watched;
+        assert_eq!((gap.as_micros(), latest.as_micros()), (700, 800));
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use http::Method;
+use rustix::process::{Pid, Signal, kill_process};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,6 +109,11 @@ impl Target {
         Ok(self.server.get(&path).await?.json)
     }
 
+    /// The metrics page of the first node.
+    pub async fn metrics(&self) -> Result<String> {
+        Ok(self.server.get("/metrics").await?.text)
+    }
+
     /// Has the state put into the store, and waits for it.
     pub async fn checkpoint(&self) -> Result<()> {
         let path = "/v1/lifecycle/checkpoint";
@@ -135,14 +141,48 @@ impl Target {
         Some((place.pid?, place.dir))
     }
 
-    /// Kills the first node and starts it again; returns when it answers that it is ready.
-    pub async fn kill_first(&mut self) -> Result<()> {
-        let nodes = self
-            .nodes
+    /// Waits until every node of the bench's own knows a leader.
+    pub async fn ready(&mut self) -> Result<()> {
+        self.own()?.ready().await
+    }
+
+    /// Kills a node as it stands; returns when it is gone.
+    pub async fn kill(&mut self, id: u16) -> Result<()> {
+        self.own()?.kill(id).await
+    }
+
+    /// Starts a node that was killed.
+    pub fn start(&mut self, id: u16) -> Result<()> {
+        self.own()?.restart(id)
+    }
+
+    /// Stops a node's process, or lets it go on.
+    pub fn signal(&mut self, id: u16, signal: Signal) -> Result<()> {
+        let places = self.own()?.places();
+        let place = places.into_iter().find(|place| place.id == u64::from(id));
+        let pid = place.and_then(|place| Pid::from_raw(place.pid? as i32));
+        kill_process(pid.context("that node does not run")?, signal)?;
+        Ok(())
+    }
+
+    /// The node that leads, as any that answers sees it.
+    pub async fn leader(&self) -> Result<u16> {
+        let cluster = self.server.get("/v1/cluster").await?.json;
+        let leader = cluster["leader"].as_u64().context("no leader is known")?;
+        Ok(u16::try_from(leader)?)
+    }
+
+    /// Has the lead moved to another node; returns when it was.
+    pub async fn move_lead(&self) -> Result<()> {
+        let (path, body) = ("/v1/cluster/lead", b"{}".to_vec());
+        let asked = self.server.call(Method::POST, path, Some(body), Span::ZERO);
+        asked.await.map(drop)
+    }
+
+    fn own(&mut self) -> Result<&mut Nodes> {
+        self.nodes
             .as_mut()
-            .context("only a node of its own is killed")?;
-        nodes.kill_first().await?;
-        nodes.ready().await
+            .context("only nodes of the bench's own can be killed and started")
     }
 
     /// Stops what was started.
