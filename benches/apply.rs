@@ -116,6 +116,7 @@ fn submits(count: u64, labelled: bool) -> Vec<Vec<Event>> {
         expires_at: None,
         labels,
         placement: None,
+        next: Default::default(),
     };
     let submit = |n: u64| {
         let when = When::At(Time(

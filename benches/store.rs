@@ -62,6 +62,7 @@ fn spec(label: Option<u64>) -> std::sync::Arc<[u8]> {
             .into_iter()
             .collect(),
         placement: None,
+        next: Default::default(),
     };
     spec.encode()
 }

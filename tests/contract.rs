@@ -15,6 +15,7 @@ mod contract {
     mod batch;
     mod bulk;
     mod callbacks;
+    mod chains;
     mod commands;
     mod complete;
     mod deploy;

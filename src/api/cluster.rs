@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -50,6 +50,8 @@ struct NodeDto {
     feature_level: u16,
     /// What it is set to be called: `placement` by label goes by these.
     labels: BTreeMap<String, String>,
+    /// The handlers of the program that it runs in: what `invoke` targets are given to.
+    handlers: BTreeSet<String>,
     state_hashes: Vec<StateHash>,
     scrub: Scrub,
 }
@@ -157,6 +159,7 @@ impl From<NodeView> for NodeDto {
             version: node.version,
             feature_level: node.level.0,
             labels: node.labels,
+            handlers: Arc::unwrap_or_clone(node.handlers),
             scrub: Scrub {
                 passes: node.scrub.passes,
                 finished_at: Some(node.scrub.finished).filter(|at| *at > Time(0)),

@@ -13,7 +13,8 @@ use super::body::{maybe_object, object};
 use super::problem::Problem;
 use super::schema::AnyJson;
 use crate::model::{
-    Backoff, Body, Http, Placement, Retry, Span, Spec, SpecError, Target, Time, When,
+    Backoff, Body, Handled, Http, Next, Placement, Retry, Span, Spec, SpecError, Target, Template,
+    Time, When,
 };
 
 /// A task to be done later. `due_at` and `delay` exclude each other; neither means now.
@@ -39,14 +40,66 @@ pub struct Submission {
     pub labels: Option<BTreeMap<String, String>>,
     /// Which node carries it out; as the nodes are set when missing.
     pub placement: Option<Placement>,
+    /// A task that is started when this one is done.
+    #[serde(default, deserialize_with = "maybe_object")]
+    pub on_success: Option<Box<TemplateDto>>,
+    /// A task that is started when this one is dead.
+    #[serde(default, deserialize_with = "maybe_object")]
+    pub on_failure: Option<Box<TemplateDto>>,
 }
 
-/// What is called.
+/// A task that the end of another one starts.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[schema(as = NextTask)]
+#[serde(deny_unknown_fields)]
+pub struct TemplateDto {
+    /// That of the task before it when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app: Option<String>,
+    /// That of the task before it, and `:done` or `:dead`, when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// It is due so long after the end of the task before it; at once when missing.
+    pub delay: Option<Span>,
+    #[serde(deserialize_with = "object")]
+    pub target: TargetDto,
+    #[serde(default, deserialize_with = "maybe_object")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryDto>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accept_timeout: Option<Span>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+    #[serde(default, deserialize_with = "maybe_object")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion)]
+    pub on_success: Option<Box<TemplateDto>>,
+    #[serde(default, deserialize_with = "maybe_object")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion)]
+    pub on_failure: Option<Box<TemplateDto>>,
+}
+
+/// What is called: `http`, or `invoke`.
+#[derive(Debug, Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TargetDto {
-    #[serde(deserialize_with = "object")]
-    pub http: HttpDto,
+    #[serde(default, deserialize_with = "maybe_object")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpDto>,
+    /// `bean.method("a", true, 2L, 3D, 4)`: a handler in a program that embeds a node.
+    #[schema(example = "demoTask.run(\"a\", 2L)")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub invoke: Option<String>,
+    /// An object for the handler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub params: Option<Box<RawValue>>,
+    /// For the handler: 10 s by default, at most 15 min.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
 }
 
 /// An HTTP callback. A string as `body` is sent as text, any other JSON as it was written.
@@ -100,14 +153,52 @@ impl Submission {
     pub fn split(self) -> Result<(When, Spec), Problem> {
         let when = when(self.due_at, self.delay)?.unwrap_or(When::Now);
         let spec = Spec {
-            target: Target::Http(self.target.http.into_http()?),
+            target: self.target.into_target()?,
             retry: self.retry.map(RetryDto::into_retry).transpose()?,
             accept_timeout: self.accept_timeout,
             expires_at: self.expires_at,
             labels: self.labels.unwrap_or_default(),
             placement: self.placement,
+            next: next(self.on_success, self.on_failure)?,
         };
         Ok((when, spec))
+    }
+}
+
+/// What follows a task.
+pub(super) fn next(
+    on_success: Option<Box<TemplateDto>>,
+    on_failure: Option<Box<TemplateDto>>,
+) -> Result<Next, SpecError> {
+    let read = |name: &str, given: Option<Box<TemplateDto>>| {
+        let within = |e: SpecError| SpecError::new(&format!("{name}.{}", e.field), e.reason);
+        given
+            .map(|dto| dto.into_template().map_err(within))
+            .transpose()
+    };
+    Ok(Next::new(
+        read("on_success", on_success)?,
+        read("on_failure", on_failure)?,
+    ))
+}
+
+impl TemplateDto {
+    fn into_template(self) -> Result<Template, SpecError> {
+        let spec = Spec {
+            target: self.target.into_target()?,
+            retry: self.retry.map(RetryDto::into_retry).transpose()?,
+            accept_timeout: self.accept_timeout,
+            expires_at: None,
+            labels: self.labels,
+            placement: self.placement,
+            next: next(self.on_success, self.on_failure)?,
+        };
+        Ok(Template {
+            app: self.app,
+            id: self.id,
+            delay: self.delay.unwrap_or_default(),
+            spec: spec.encode(),
+        })
     }
 }
 
@@ -118,6 +209,36 @@ pub fn when(due_at: Option<Time>, delay: Option<Span>) -> Result<Option<When>, P
         (Some(time), None) => Ok(Some(When::At(time))),
         (None, Some(span)) => Ok(Some(When::After(span))),
         (None, None) => Ok(None),
+    }
+}
+
+impl TargetDto {
+    pub(super) fn into_target(self) -> Result<Target, SpecError> {
+        let wrong = |reason: &str| Err(SpecError::new("target", reason));
+        match (self.http, self.invoke) {
+            (Some(http), None) => match (&self.params, self.timeout) {
+                (None, None) => Ok(Target::Http(http.into_http()?)),
+                _ => wrong(
+                    "`params` goes with `invoke`; the `timeout` of a request stands within `http`",
+                ),
+            },
+            (None, Some(invoke)) => Ok(Target::Handler(Handled {
+                invoke,
+                params: self.params.as_deref().map(params).transpose()?,
+                timeout: self.timeout,
+                run_of: None,
+            })),
+            _ => wrong("give `http` or `invoke`, one of them"),
+        }
+    }
+}
+
+/// What goes with an invocation, as it was written.
+pub(super) fn params(raw: &RawValue) -> Result<String, SpecError> {
+    let text = raw.get().trim();
+    match text.starts_with('{') {
+        true => Ok(text.to_owned()),
+        false => Err(SpecError::new("params", "is an object")),
     }
 }
 
@@ -200,8 +321,8 @@ mod tests {
 
     fn body_of(body: &str) -> Body {
         let text = format!(r#"{{"app":"a","target":{{"http":{{"url":"http://a",{body}}}}}}}"#);
-        let Target::Http(http) = split(&text).unwrap().1.target;
-        http.body
+        let spec = split(&text).unwrap().1;
+        spec.target.http().unwrap().body.clone()
     }
 
     #[test]
@@ -263,8 +384,50 @@ mod tests {
     }
 
     #[test]
+    fn a_handler_is_a_target_too() {
+        let text = r#"{"app":"a","target":{"invoke":"demo.run('x', 2L)","params":{"n": 1},"timeout":"3s"}}"#;
+        let (_, spec) = split(text).unwrap();
+        assert_eq!(spec.check(), Ok(()));
+        assert_eq!(spec.timeout(), Span(3_000));
+        let Target::Handler(handled) = spec.target else {
+            panic!("a handler")
+        };
+        assert_eq!(handled.name(), "demo.run");
+        assert_eq!(handled.params.as_deref(), Some(r#"{"n": 1}"#));
+    }
+
+    #[test]
+    fn what_follows_is_read_and_its_faults_are_named_by_their_place() {
+        let target = r#""target":{"http":{"url":"http://a"}}"#;
+        let text = format!(
+            r#"{{"app":"a",{target},"on_success":{{"delay":"5s",{target},"on_failure":{{"id":"x",{target}}}}}}}"#
+        );
+        let (_, spec) = split(&text).unwrap();
+        assert_eq!(spec.check(), Ok(()));
+        let first = spec.next.on_success.as_ref().unwrap();
+        assert_eq!((first.delay, &first.id), (Span(5_000), &None));
+        let second = Spec::decode(&first.spec).unwrap().next.on_failure.unwrap();
+        assert_eq!(second.id.as_deref(), Some("x"));
+        assert_eq!(spec.count_targets(), 3);
+
+        let text = format!(
+            r#"{{"app":"a",{target},"on_failure":{{{target},"on_success":{{"target":{{}}}}}}}}"#
+        );
+        let problem = split(&text).unwrap_err();
+        assert!(
+            problem.detail.starts_with("`on_failure.on_success.target`"),
+            "{}",
+            problem.detail
+        );
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         for bad in [
+            r#"{"app":"a","target":{}}"#,
+            r#"{"app":"a","target":{"invoke":"a.b","http":{"url":"http://a"}}}"#,
+            r#"{"app":"a","target":{"timeout":"3s","http":{"url":"http://a"}}}"#,
+            r#"{"app":"a","target":{"invoke":"a.b","params":[1]}}"#,
             r#"{"app":"a","due_at":1,"delay":1,"target":{"http":{"url":"http://a"}}}"#,
             r#"{"app":"a","target":{"http":{"url":"http://a","body":1,"body_base64":""}}}"#,
             r#"{"app":"a","target":{"http":{"url":"http://a","body_base64":"?"}}}"#,

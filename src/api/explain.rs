@@ -12,6 +12,7 @@ use crate::raft::{PERFORMER, WATCHDOG};
 pub fn explain(task: &Task, rows: &[Row], now: Time) -> Vec<String> {
     let mut story = Story {
         task,
+        handler: Spec::decode(&task.spec).is_ok_and(|spec| spec.target.handler().is_some()),
         due: task.due,
         submitted: task.created,
         triggered: None,
@@ -34,6 +35,8 @@ const LOST: &str = "until it was missed and handed out again";
 
 struct Story<'a> {
     task: &'a Task,
+    /// It calls a handler.
+    handler: bool,
     /// The instant that the next attempt is measured against.
     due: Time,
     submitted: Time,
@@ -68,6 +71,13 @@ impl Story<'_> {
                 row.at,
                 row.fence.number()
             )),
+            RowKind::Followed => {
+                let child = row.by.as_deref().unwrap_or_default();
+                self.say(match row.error.as_deref() {
+                    None => format!("Its end started the task {child}, due at {}.", row.until),
+                    Some(why) => format!("Its end asked for the task {child}, {why}."),
+                });
+            }
             RowKind::Cancelled => {
                 self.say(format!("It was cancelled at {}{}.", row.at, by(row)));
             }
@@ -177,7 +187,7 @@ impl Story<'_> {
                 waited_for: end.waited_for,
             };
             self.say(lateness.sentence(row.fence.attempt));
-            self.say(end_of(row, end));
+            self.say(end_of(row, end, self.handler));
         }
         match row.kind {
             RowKind::Retry => self.retried(row),
@@ -222,7 +232,10 @@ impl Story<'_> {
     fn last_straw(&self, row: &Row) -> String {
         let status = row.end.as_ref().map_or(0, |end| end.status);
         if matches!(status, 410 | 489) {
-            return format!("; {status} means that the receiver wants no more of it");
+            return match self.handler {
+                true => "; the handler said that it is of no use to try again".to_owned(),
+                false => format!("; {status} means that the receiver wants no more of it"),
+            };
         }
         let attempts = Spec::decode(&self.task.spec).map(|spec| spec.retry().attempts());
         match attempts {
@@ -276,6 +289,10 @@ impl Story<'_> {
 /// What an attempt that is due may wait for, as far as its task says.
 fn waits_for(task: &Task) -> String {
     let spec = Spec::decode(&task.spec).ok();
+    let handler = spec.as_ref().and_then(|spec| spec.target.handler());
+    if let Some(name) = handler {
+        return format!("a live node with the handler `{name}` and room for it");
+    }
     match spec.and_then(|spec| spec.placement) {
         Some(Placement::Label { name, value }) => {
             format!("a live node with the label `{name}={value}` and room for it")
@@ -346,6 +363,7 @@ mod tests {
                 "2s in the queue of its target, whose circuit breaker was open.",
             ),
             (Wait::Paused, "2s because its application was paused."),
+            (Wait::Node, "2s until a node was there that may and can"),
         ] {
             let mut done = ended(row(3, 12_100, RowKind::Done, 1, 0), 12_000, 2_000, 200);
             if let Some(end) = &mut done.end {
@@ -442,6 +460,15 @@ mod tests {
         let leader = told(r#","placement":"leader""#);
         assert!(leader.contains("it waits for the leader"));
         assert!(told("").contains("it waits for its turn at the target"));
+        let handled = Task {
+            stage: Stage::Triggered,
+            at: Time(10_000),
+            ..crate::api::view::tests::task(
+                r#"{"app":"a","due_at":10000,"target":{"invoke":"demo.run(1)"}}"#,
+            )
+        };
+        let handled = story(&handled, &rows);
+        assert!(handled.contains("a live node with the handler `demo.run` and room"));
     }
 
     #[test]

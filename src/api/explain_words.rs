@@ -1,6 +1,7 @@
 //! The words of an explanation: lateness by cause, how an attempt ended, who asked.
 
 use crate::model::{AttemptEnd, Row, Span, Time, Wait};
+use crate::raft::Picture;
 
 /// Lateness below this is what a healthy cluster shows, and needs no causes.
 const ON_TIME: Span = Span::millis(20);
@@ -67,7 +68,24 @@ fn kept(by: Wait) -> &'static str {
         Wait::Turn => "in the queue of its target",
         Wait::Breaker => "in the queue of its target, whose circuit breaker was open",
         Wait::Paused => "because its application was paused",
+        Wait::Node => "until a node was there that may and can carry it out",
     }
+}
+
+/// That no node has the handler of a task, when that is so.
+pub fn explain_handler(name: &str, picture: &Picture) -> Option<String> {
+    if picture.live.iter().any(|seen| seen.handlers.contains(name)) {
+        return None;
+    }
+    let nodes: Vec<String> = picture.live.iter().map(|n| n.node.to_string()).collect();
+    let nodes = match nodes.len() {
+        0 => "none was heard".to_owned(),
+        1 => format!("node {} was heard, without it", nodes[0]),
+        _ => format!("nodes {} were heard, none with it", nodes.join(", ")),
+    };
+    Some(format!(
+        "No live node has the handler `{name}`: {nodes}. It waits until one registers it."
+    ))
 }
 
 /// `5ms before it was due`.
@@ -80,10 +98,12 @@ pub fn gap(at: Time, due: Time, what: &str) -> String {
 }
 
 /// `Attempt 1 ended at … after 30ms: HTTP 503, busy`.
-pub fn end_of(row: &Row, end: &AttemptEnd) -> String {
-    let status = match end.status {
-        0 => String::from("no answer"),
-        status => format!("HTTP {status}"),
+pub fn end_of(row: &Row, end: &AttemptEnd, handler: bool) -> String {
+    let (status, who) = match end.status {
+        200 if handler => (String::from("done"), "handler"),
+        _ if handler => (String::new(), "handler"),
+        0 => (String::from("no answer"), "receiver"),
+        status => (format!("HTTP {status}"), "receiver"),
     };
     let result = match end.error.as_deref() {
         None => status,
@@ -93,7 +113,7 @@ pub fn end_of(row: &Row, end: &AttemptEnd) -> String {
     };
     let took = end.ended.since(end.started);
     format!(
-        "Attempt {} ended at {}: {result}; the receiver took {took}.",
+        "Attempt {} ended at {}: {result}; the {who} took {took}.",
         row.fence.attempt, end.ended
     )
 }

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 use super::apps::explain_pause;
+use super::explain_words::explain_handler;
 use super::params::{Params, TaskKey};
 use super::problem::{Problem, ProblemView};
 use super::tasks::{label, unknown};
 use super::write::json;
 use super::{Api, explain::explain};
 use crate::executor::{BreakerState, target_of};
-use crate::model::{Key, NodeId, Row, RowKind, Spec, Stage, Target, Time};
+use crate::model::{Key, NodeId, Row, RowKind, Spec, Stage, Time};
 use crate::state::History;
 
 /// One event of a task.
@@ -217,13 +218,14 @@ impl Api {
         let paused = cluster
             .state()
             .read(|state| Some(explain_pause(app, state.paused(app)?)));
-        if paused.is_some() || task.owner != cluster.node() {
-            return Ok(paused);
+        let spec = Spec::decode(&task.spec).ok();
+        let handler = spec.as_ref().and_then(|spec| spec.target.handler());
+        let unknown = handler.and_then(|name| explain_handler(name, &cluster.picture()));
+        let known = paused.or(unknown);
+        if known.is_some() || task.owner != cluster.node() {
+            return Ok(known);
         }
-        let target = Spec::decode(&task.spec).ok().and_then(|spec| {
-            let Target::Http(http) = &spec.target;
-            target_of(http)
-        });
+        let target = spec.and_then(|spec| target_of(&spec.target));
         let seen = (self.targets)().into_iter();
         let broken = seen
             .filter(|seen| seen.breaker != BreakerState::Closed)

@@ -221,6 +221,7 @@ impl OldTask {
             expires_at: None,
             labels: BTreeMap::new(),
             placement: None,
+            next: Default::default(),
         };
         Ok((when.unwrap_or(When::Now), spec))
     }
@@ -243,7 +244,7 @@ mod tests {
             (retry.attempts(), retry.backoff),
             (5, Some(Backoff::Fixed(Span(500))))
         );
-        let Target::Http(http) = spec.target;
+        let http = spec.target.http().unwrap();
         assert_eq!(http.body, crate::model::Body::Json(r#"{"n": 1}"#.into()));
     }
 

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-use super::body::{maybe_object, object};
-use super::dto::{BackoffDto, RetryDto, body, when};
+use super::body::maybe_object;
+use super::dto::{BackoffDto, RetryDto, body, params, when};
 use super::problem::Problem;
 use super::schema::AnyJson;
 use super::view::MASK;
@@ -55,8 +55,14 @@ pub struct Patch {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct TargetPatch {
-    #[serde(deserialize_with = "object")]
-    http: HttpPatch,
+    #[serde(default, deserialize_with = "maybe_object")]
+    http: Option<HttpPatch>,
+    invoke: Option<String>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<Object>)]
+    params: Option<Option<Box<RawValue>>>,
+    #[serde(default, deserialize_with = "given")]
+    timeout: Option<Option<Span>>,
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -114,8 +120,7 @@ impl Patch {
     /// The spec with the members changed, unchecked.
     pub fn apply(self, spec: &mut Spec) -> Result<(), Problem> {
         if let Some(target) = self.target {
-            let Target::Http(http) = &mut spec.target;
-            target.http.apply(http)?;
+            target.apply(&mut spec.target)?;
         }
         if let Some(patch) = self.retry {
             spec.retry = match patch {
@@ -128,6 +133,31 @@ impl Patch {
         merge(&mut spec.labels, self.labels);
         spec.placement = self.placement.unwrap_or(spec.placement.take());
         Ok(())
+    }
+}
+
+impl TargetPatch {
+    fn apply(self, target: &mut Target) -> Result<(), Problem> {
+        let invokes = self.invoke.is_some() || self.params.is_some() || self.timeout.is_some();
+        match (target, self.http) {
+            (Target::Http(http), Some(patch)) if !invokes => patch.apply(http),
+            (Target::Handler(handled), None) => {
+                if let Some(invoke) = self.invoke {
+                    handled.invoke = invoke;
+                }
+                if let Some(given) = self.params {
+                    handled.params = given.as_deref().map(params).transpose()?;
+                }
+                handled.timeout = self.timeout.unwrap_or(handled.timeout);
+                Ok(())
+            }
+            (Target::Http(_), _) => Err(Problem::invalid(
+                "`target`: the task makes a request; change it within `http`",
+            )),
+            (Target::Handler(_), Some(_)) => Err(Problem::invalid(
+                "`target.http`: the task calls a handler; change `invoke`, `params` or `timeout`",
+            )),
+        }
     }
 }
 
@@ -235,10 +265,10 @@ mod tests {
     fn what_is_absent_stays() {
         assert_eq!(patched("{}"), patched(r#"{"delay":"1s"}"#));
         let spec = patched(r#"{"target":{"http":{"url":"http://b"}}}"#);
-        let Target::Http(http) = spec.target;
+        let http = spec.target.http().unwrap();
         assert_eq!(
-            (http.url.as_str(), http.body),
-            ("http://b", Body::Text("t".into()))
+            (http.url.as_str(), &http.body),
+            ("http://b", &Body::Text("t".into()))
         );
     }
 
@@ -261,13 +291,52 @@ mod tests {
     fn a_masked_value_means_what_it_hides() {
         let spec =
             patched(r#"{"target":{"http":{"headers":{"authorization":"***","x":null,"y":"2"}}}}"#);
-        let Target::Http(http) = spec.target;
+        let http = spec.target.http().unwrap();
         let headers: Vec<_> = http
             .headers
             .iter()
             .map(|(k, v)| (k.as_str(), v.as_str()))
             .collect();
         assert_eq!(headers, [("authorization", "s"), ("y", "2")]);
+    }
+
+    #[test]
+    fn a_handlers_call_is_changed_and_stays_one() {
+        let first = r#"{"app":"a","target":{"invoke":"a.b(1)","params":{"n":1},"timeout":"3s"}}"#;
+        let spec = || {
+            parse::<Submission>(first.as_bytes())
+                .unwrap()
+                .split()
+                .unwrap()
+                .1
+        };
+        let patch =
+            |text: &str, spec: &mut Spec| parse::<Patch>(text.as_bytes()).unwrap().apply(spec);
+        let mut changed = spec();
+        let text = r#"{"target":{"invoke":"a.c","params":null}}"#;
+        patch(text, &mut changed).unwrap();
+        let Target::Handler(handled) = &changed.target else {
+            panic!("a handler")
+        };
+        assert_eq!((handled.name(), &handled.params), ("a.c", &None));
+        assert_eq!(changed.timeout(), Span(3_000));
+        for (text, part) in [
+            (
+                r#"{"target":{"http":{"url":"http://b"}}}"#,
+                "calls a handler",
+            ),
+            (r#"{"target":{"params":[]}}"#, "is an object"),
+        ] {
+            let problem = patch(text, &mut spec()).unwrap_err();
+            assert!(problem.detail.contains(part), "{}", problem.detail);
+        }
+        let mut http = patched("{}");
+        let problem = patch(r#"{"target":{"invoke":"a.c"}}"#, &mut http).unwrap_err();
+        assert!(
+            problem.detail.contains("within `http`"),
+            "{}",
+            problem.detail
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 use super::body::{maybe_object, object};
-use super::dto::{HttpDto, RetryDto};
+use super::dto::{HttpDto, RetryDto, TemplateDto, next, params};
 use super::problem::{Kind, Problem};
 use super::schema::AnyJson;
 use super::view;
@@ -17,8 +17,8 @@ use crate::model::limits::{
     CATCH_UP_MAX_DEFAULT, LABELS_MAX, MISFIRE_DEFAULT, PACE_DEFAULT, QUEUE_MAX, SCHEDULE_BYTES_MAX,
 };
 use crate::model::{
-    Argument, Body, CatchUp, Definition, Fate, Http, Invoke, OverlapPolicy, Placement, Schedule,
-    Span, Spec, Target, Time, Version,
+    Argument, Body, CatchUp, Definition, Fate, Handled, Http, Invoke, OverlapPolicy, Placement,
+    Schedule, Span, Spec, Target, Time, Version,
 };
 
 /// A schedule: when it fires, what it calls, and what it does when that is not possible.
@@ -74,17 +74,24 @@ pub struct ScheduleDto {
     accept_timeout: Option<Span>,
     /// Which node carries its runs out; as the nodes are set when missing.
     placement: Option<Placement>,
+    /// A task that is started when a run is done. It has no `id`: each run has its own.
+    #[serde(default, deserialize_with = "maybe_object")]
+    on_success: Option<Box<TemplateDto>>,
+    /// A task that is started when a run is dead, likewise.
+    #[serde(default, deserialize_with = "maybe_object")]
+    on_failure: Option<Box<TemplateDto>>,
     /// The version that a change is based on, in place of `If-Match`.
     pub version: Option<u32>,
 }
 
-/// What a schedule calls: `http`, or `invoke` and `url`.
+/// What a schedule calls: `http`; `invoke` with `url`; or `invoke` alone, a handler in a program that
+/// embeds a node.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleTarget {
     http: Option<HttpDto>,
-    /// `bean.method("a", true, 2L, 3D, 4)`: what a handler behind `url` is to do. It is sent as JSON
-    /// with its arguments typed.
+    /// `bean.method("a", true, 2L, 3D, 4)`: what a handler is to do. To one behind `url` it is sent as
+    /// JSON with its arguments typed.
     #[schema(example = "demoTask.run(\"a\", 2L)")]
     invoke: Option<String>,
     url: Option<String>,
@@ -156,20 +163,25 @@ impl ScheduleDto {
             jitter: self.jitter,
         };
         let plan = Plan::parse(id, &spec).map_err(|e| Problem::invalid(e.to_string()))?;
-        let params = self.params.map(|raw| params(&raw)).transpose()?;
-        let (invoke, http) = self.target.into_http(params.as_deref())?;
+        let params = self.params.as_deref().map(params).transpose()?;
+        let (invoke, target) = self.target.into_target(params.as_deref())?;
         let labels = self.labels.unwrap_or_default();
         if labels.len() > LABELS_MAX {
             return Err(wrong("labels", format!("at most {LABELS_MAX} are allowed")));
         }
         let task = Spec {
             labels,
-            target: Target::Http(http),
+            target,
             retry: self.retry.map(RetryDto::into_retry).transpose()?,
             accept_timeout: self.accept_timeout,
             expires_at: None,
             placement: self.placement,
+            next: next(self.on_success, self.on_failure)?,
         };
+        if task.next.names_ids() {
+            let reason = "each run would start the task with this one id; leave it out";
+            return Err(wrong("on_success.id", reason));
+        }
         let most = QUEUE_MAX as u32;
         let queue_max = self.queue_max.unwrap_or(most);
         if !(1..=most).contains(&queue_max) {
@@ -189,7 +201,7 @@ impl ScheduleDto {
             plan: text.into(),
             task: task.encode(),
             invoke,
-            params,
+            params: params.map(Arc::from),
             overlap: self.overlap.unwrap_or_default(),
             queue_max,
             catch_up,
@@ -205,16 +217,8 @@ impl ScheduleDto {
     }
 }
 
-fn params(raw: &RawValue) -> Result<Arc<str>, Problem> {
-    let text = raw.get().trim();
-    match text.starts_with('{') {
-        true => Ok(text.into()),
-        false => Err(wrong("params", "is an object")),
-    }
-}
-
 impl ScheduleTarget {
-    fn into_http(self, params: Option<&str>) -> Result<(Option<Arc<str>>, Http), Problem> {
+    fn into_target(self, params: Option<&str>) -> Result<(Option<Arc<str>>, Target), Problem> {
         let invoke = match (self.http, self.invoke) {
             (Some(http), None) => {
                 if self.url.is_some() || !self.headers.is_empty() || self.timeout.is_some() {
@@ -228,15 +232,29 @@ impl ScheduleTarget {
                 {
                     http.body = Body::Json(params.to_owned());
                 }
-                return Ok((None, http));
+                return Ok((None, Target::Http(http)));
             }
             (None, Some(invoke)) => invoke,
-            _ => return Err(wrong("target", "give `http`, or `invoke` and `url`")),
+            _ => {
+                return Err(wrong(
+                    "target",
+                    "give `http`, `invoke` with `url`, or `invoke`",
+                ));
+            }
         };
         let parsed: Invoke = invoke.parse().map_err(|e| wrong("target.invoke", e))?;
-        let url = self
-            .url
-            .ok_or_else(|| wrong("target.url", "says who carries it out"))?;
+        let Some(url) = self.url else {
+            if !self.headers.is_empty() {
+                return Err(wrong("target.headers", "go with a `url`"));
+            }
+            let handled = Handled {
+                invoke: invoke.clone(),
+                params: params.map(str::to_owned),
+                timeout: self.timeout,
+                run_of: None,
+            };
+            return Ok((Some(invoke.into()), Target::Handler(handled)));
+        };
         let http = Http {
             method: None,
             url,
@@ -244,7 +262,7 @@ impl ScheduleTarget {
             body: Body::Json(invocation(&parsed, params)?),
             timeout: self.timeout,
         };
-        Ok((Some(invoke.into()), http))
+        Ok((Some(invoke.into()), Target::Http(http)))
     }
 }
 
@@ -290,19 +308,18 @@ pub fn defined(id: &str, version: &Version) -> Result<Value, Problem> {
         serde_json::from_str(&definition.plan).map_err(|e| broken(e.to_string()))?;
     let spec = Spec::decode(&definition.task).map_err(|e| broken(e.to_string()))?;
     let retry = view::retry(&spec.retry());
-    let Target::Http(http) = spec.target;
-    let http = view::target(http)?;
-    let target = match &definition.invoke {
-        Some(invoke) => json!({
-            "invoke": invoke, "url": http.url, "headers": http.headers, "timeout": http.timeout,
-        }),
-        None => json!({ "http": http }),
+    let timeout = spec.timeout();
+    let (on_success, on_failure) = view::next(spec.next)?;
+    let target = match (spec.target, &definition.invoke) {
+        (Target::Handler(handled), _) => json!({ "invoke": handled.invoke, "timeout": timeout }),
+        (Target::Http(http), None) => json!({ "http": view::http(http)? }),
+        (Target::Http(http), Some(invoke)) => {
+            let http = view::http(http)?;
+            json!({ "invoke": invoke, "url": http.url, "headers": http.headers, "timeout": timeout })
+        }
     };
-    let params = definition
-        .params
-        .as_ref()
-        .map(|text| RawValue::from_string(text.to_string()));
-    let params = params.transpose().map_err(|e| broken(e.to_string()))?;
+    let params = definition.params.as_ref();
+    let params = params.map(|text| view::raw(text.to_string())).transpose()?;
     let more = json!({
         "id": id,
         "version": version.number,
@@ -316,6 +333,8 @@ pub fn defined(id: &str, version: &Version) -> Result<Value, Problem> {
         "retry": retry,
         "accept_timeout": spec.accept_timeout,
         "placement": spec.placement,
+        "on_success": on_success,
+        "on_failure": on_failure,
     });
     if let (Value::Object(shown), Value::Object(more)) = (&mut shown, more) {
         shown.extend(more);
@@ -390,15 +409,8 @@ mod tests {
         super::super::body::parse::<ScheduleDto>(text.as_bytes())?.into_definition("shop.report")
     }
 
-    #[test]
-    fn a_definition_is_shown_as_it_may_be_sent_again() {
-        let text = r#"{"crons":["0 30 9 ? * MON-FRI"],"zone":"Europe/Berlin","max_runs":5,
-            "overlap":"queue_all","queue_max":7,"catch_up":{"all":{"window":"1h"}},
-            "target":{"http":{"url":"http://a/x"}},"params":{"a": 1},"labels":{"k":"v"},
-            "placement":"leader"}"#;
-        let (definition, ..) = read(text).unwrap();
-        assert_eq!(definition.params.as_deref(), Some(r#"{"a": 1}"#));
-        let version = Version {
+    fn version(definition: Definition) -> Version {
+        Version {
             number: 3,
             digest: definition.digest(),
             definition,
@@ -411,8 +423,18 @@ mod tests {
             taken: 0,
             proof: 0,
             runs: 0,
-        };
-        let shown = defined("shop.report", &version).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_definition_is_shown_as_it_may_be_sent_again() {
+        let text = r#"{"crons":["0 30 9 ? * MON-FRI"],"zone":"Europe/Berlin","max_runs":5,
+            "overlap":"queue_all","queue_max":7,"catch_up":{"all":{"window":"1h"}},
+            "target":{"http":{"url":"http://a/x"}},"params":{"a": 1},"labels":{"k":"v"},
+            "placement":"leader"}"#;
+        let (definition, ..) = read(text).unwrap();
+        assert_eq!(definition.params.as_deref(), Some(r#"{"a": 1}"#));
+        let shown = defined("shop.report", &version(definition)).unwrap();
         assert_eq!(shown["target"]["http"]["body"], json!({ "a": 1 }));
         assert_eq!(shown["catch_up"]["all"]["max"], 100);
         let again = shown.to_string();
@@ -427,16 +449,45 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_run_has_no_id_and_is_shown_as_it_may_be_sent_again() {
+        let target = r#""target":{"http":{"url":"http://a/"}}"#;
+        let text = |id: &str| {
+            format!(
+                r#"{{"every":"5s",{target},"on_success":{{"delay":"1s",{target}}},
+                "on_failure":{{{target},"on_success":{{{id}{target}}}}}}}"#
+            )
+        };
+        let (definition, _, spec) = read(&text("")).unwrap();
+        let shown = defined("x.y", &version(definition)).unwrap();
+        assert_eq!(shown["on_success"]["delay"], "1s");
+        let again: ScheduleDto = super::super::body::parse(shown.to_string().as_bytes()).unwrap();
+        let (_, _, again) = again.into_definition("x.y").unwrap();
+        let inner = |spec: &Spec| {
+            spec.next
+                .on_failure
+                .clone()
+                .map(|t| Spec::decode(&t.spec).unwrap())
+        };
+        assert_eq!(inner(&again).unwrap().count_targets(), 2);
+        assert_eq!(again.count_targets(), spec.count_targets());
+        let problem = read(&text(r#""id":"one","#)).err().unwrap();
+        assert!(
+            problem.detail.contains("leave it out"),
+            "{}",
+            problem.detail
+        );
+    }
+
+    #[test]
     fn an_invocation_is_typed_json() {
         let text = r#"{"every":"5s","params":{"k":[1]},
             "target":{"invoke":"demo.Task.run(\"a, b\", true, 2L, 3D, 4)","url":"http://a/x"}}"#;
         let (definition, _, spec) = read(text).unwrap();
         assert!(definition.invoke.unwrap().starts_with("demo.Task.run"));
-        let Target::Http(http) = spec.target;
-        let Body::Json(body) = http.body else {
+        let Some(Body::Json(body)) = spec.target.http().map(|http| &http.body) else {
             panic!()
         };
-        let sent: Value = serde_json::from_str(&body).unwrap();
+        let sent: Value = serde_json::from_str(body).unwrap();
         assert_eq!(
             (&sent["bean"], &sent["method"]),
             (&json!("demo.Task"), &json!("run"))
@@ -447,6 +498,21 @@ mod tests {
             json!({ "type": "double", "value": 3.0 })
         );
         assert_eq!(sent["params"]["k"][0], 1);
+    }
+
+    #[test]
+    fn without_a_url_a_handler_is_meant_and_shown_as_it_may_be_sent_again() {
+        let target = json!({ "invoke": "demo.run(1)", "timeout": "3s" });
+        let text = json!({ "every": "5s", "params": { "k": 1 }, "target": target }).to_string();
+        let (definition, _, spec) = read(&text).unwrap();
+        let Target::Handler(handled) = &spec.target else {
+            panic!("a handler")
+        };
+        assert_eq!((handled.name(), spec.timeout()), ("demo.run", Span(3_000)));
+        assert_eq!(handled.params.as_deref(), Some(r#"{"k":1}"#));
+        let again = defined("x.y", &version(definition)).unwrap();
+        assert_eq!(again["target"], target);
+        assert_eq!(again["params"], json!({ "k": 1 }));
     }
 
     #[test]
@@ -495,8 +561,8 @@ mod tests {
                 "column 6",
             ),
             (
-                r#"{"every":"5s","target":{"invoke":"a.b(1)"}}"#.into(),
-                "target.url",
+                r#"{"every":"5s","target":{"invoke":"a.b(1)","headers":{"x":"y"}}}"#.into(),
+                "target.headers",
             ),
         ] {
             let problem = read(&text).err().unwrap();

@@ -19,7 +19,7 @@ use crate::model::{NodeId, Span};
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Target)]
 pub struct TargetDto {
-    /// `scheme://host:port`
+    /// `scheme://host:port`, or `handler:bean.method`
     target: String,
     /// `closed`; `open`: it failed too often and is left alone, and what is due there waits;
     /// `half_open`: few calls are let through, to see.

@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-use super::dto::{BackoffDto, HttpDto, RetryDto, TargetDto};
+use super::dto::{BackoffDto, HttpDto, RetryDto, TargetDto, TemplateDto};
 use super::problem::{Kind, Problem};
 use crate::model::limits::JITTER_DEFAULT_MILLI;
-use crate::model::{Backoff, Body, Http, NodeId, Placement, Retry, Spec, Target, Task, Time};
+use crate::model::{
+    Backoff, Body, Http, Next, NodeId, Placement, Retry, Spec, Target, Task, Template, Time,
+};
 
 /// Headers whose values are never answered.
 pub use crate::model::HEADERS_MASKED as MASKED;
@@ -47,6 +49,11 @@ pub struct TaskView {
     retry: RetryDto,
     /// Which node carries it out; null: as the nodes are set.
     placement: Option<Placement>,
+    /// What its end starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_success: Option<Box<TemplateDto>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_failure: Option<Box<TemplateDto>>,
 }
 
 /// One page of a list.
@@ -62,7 +69,7 @@ impl TaskView {
     pub fn new(task: &Task, shards: u16) -> Result<TaskView, Problem> {
         let spec = spec(task)?;
         let retry = retry(&spec.retry());
-        let Target::Http(http) = spec.target;
+        let (on_success, on_failure) = next(spec.next)?;
         Ok(TaskView {
             app: task.key.app.clone(),
             id: task.key.id.clone(),
@@ -77,13 +84,39 @@ impl TaskView {
             owner: (task.owner != 0).then_some(task.owner),
             index: task.index,
             labels: spec.labels,
-            target: TargetDto {
-                http: target(http)?,
-            },
+            target: target(spec.target)?,
             retry,
             placement: spec.placement,
+            on_success,
+            on_failure,
         })
     }
+}
+
+type Templates = (Option<Box<TemplateDto>>, Option<Box<TemplateDto>>);
+
+/// What follows, as it may be sent again, but for what is masked.
+pub(super) fn next(next: Next) -> Result<Templates, Problem> {
+    let shown = |given: Option<Template>| given.map(|t| template(t).map(Box::new)).transpose();
+    Ok((shown(next.on_success)?, shown(next.on_failure)?))
+}
+
+fn template(template: Template) -> Result<TemplateDto, Problem> {
+    let fault = |_| Problem::new(Kind::Fault, "the stored template cannot be read");
+    let spec = Spec::decode(&template.spec).map_err(fault)?;
+    let (on_success, on_failure) = next(spec.next)?;
+    Ok(TemplateDto {
+        app: template.app,
+        id: template.id,
+        delay: Some(template.delay),
+        target: target(spec.target)?,
+        retry: spec.retry.as_ref().map(retry),
+        accept_timeout: spec.accept_timeout,
+        labels: spec.labels,
+        placement: spec.placement,
+        on_success,
+        on_failure,
+    })
 }
 
 /// The stored spec.
@@ -94,7 +127,29 @@ pub fn spec(task: &Task) -> Result<Spec, Problem> {
     })
 }
 
-pub(super) fn target(http: Http) -> Result<HttpDto, Problem> {
+pub(super) fn target(target: Target) -> Result<TargetDto, Problem> {
+    let timeout = Some(target.timeout());
+    Ok(match target {
+        Target::Http(target) => TargetDto {
+            http: Some(http(target)?),
+            ..TargetDto::default()
+        },
+        Target::Handler(handled) => TargetDto {
+            invoke: Some(handled.invoke),
+            params: handled.params.map(raw).transpose()?,
+            timeout,
+            ..TargetDto::default()
+        },
+    })
+}
+
+/// JSON as it was written.
+pub(super) fn raw(text: String) -> Result<Box<RawValue>, Problem> {
+    let fault = |_| Problem::new(Kind::Fault, "the stored JSON is not what it should be");
+    RawValue::from_string(text).map_err(fault)
+}
+
+pub(super) fn http(http: Http) -> Result<HttpDto, Problem> {
     let method = Some(http.method().to_owned());
     let timeout = http
         .timeout

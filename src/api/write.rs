@@ -76,8 +76,9 @@ impl Api {
     /// Bounds, and whether the target may be called at all.
     pub(super) fn check(&self, spec: &Spec) -> Result<(), Problem> {
         spec.check()?;
-        let Target::Http(http) = &spec.target;
-        self.check_http(http)
+        let mut check =
+            |target: &Target| target.http().map_or(Ok(()), |http| self.check_http(http));
+        spec.each_target(&mut check)
     }
 
     fn check_http(&self, http: &Http) -> Result<(), Problem> {

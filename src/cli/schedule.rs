@@ -1,6 +1,6 @@
 //! `schedule`: what expressions mean, worked out here; and everything about the schedules of a server.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -127,10 +127,10 @@ struct DefinitionArgs {
     at: Option<Time>,
     #[arg(long)]
     zone: Option<String>,
-    /// What is called: with --invoke, who carries it out.
+    /// What is called: with --invoke, who is asked to do it.
     #[arg(long)]
     url: Option<String>,
-    /// bean.method("a", 2L)
+    /// bean.method("a", 2L); without --url a handler in a program that embeds a node.
     #[arg(long)]
     invoke: Option<String>,
     /// A JSON object.
@@ -175,9 +175,7 @@ impl DefinitionArgs {
                 set("target", Some(json!({ "invoke": invoke, "url": url })))
             }
             (None, Some(url)) => set("target", Some(json!({ "http": { "url": url } }))),
-            (Some(_), None) => bail!(WrongUsage(
-                "--invoke needs --url: who carries it out".into()
-            )),
+            (Some(invoke), None) => set("target", Some(json!({ "invoke": invoke }))),
             (None, None) => {}
         }
         Ok(whole)

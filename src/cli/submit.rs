@@ -11,12 +11,14 @@ use std::path::PathBuf;
 use crate::model::Placement;
 
 /// What a file says itself.
-const MEMBERS: [&str; 15] = [
+const MEMBERS: [&str; 17] = [
     "app",
     "id",
     "at",
     "delay",
     "url",
+    "invoke",
+    "params",
     "method",
     "header",
     "body",
@@ -44,18 +46,24 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "DURATION")]
     delay: Option<String>,
     /// What is called.
-    #[arg(long, required_unless_present = "file")]
+    #[arg(long, required_unless_present_any = ["file", "invoke"])]
     url: Option<String>,
-    #[arg(long)]
+    /// bean.method("a", 2L): a handler in a program that embeds a node, in place of --url.
+    #[arg(long, value_name = "TARGET", conflicts_with = "url")]
+    invoke: Option<String>,
+    /// A JSON object for the handler.
+    #[arg(long, value_name = "JSON", requires = "invoke")]
+    params: Option<String>,
+    #[arg(long, conflicts_with = "invoke")]
     method: Option<String>,
     /// NAME:VALUE, as often as needed.
-    #[arg(long, value_name = "NAME:VALUE")]
+    #[arg(long, value_name = "NAME:VALUE", conflicts_with = "invoke")]
     header: Vec<String>,
     /// A text body.
-    #[arg(long, value_name = "TEXT", conflicts_with = "body_json")]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["body_json", "invoke"])]
     body: Option<String>,
     /// A JSON body, sent as it is written.
-    #[arg(long, value_name = "JSON")]
+    #[arg(long, value_name = "JSON", conflicts_with = "invoke")]
     body_json: Option<String>,
     /// For one attempt.
     #[arg(long, value_name = "DURATION")]
@@ -104,8 +112,18 @@ struct Task<'a> {
 }
 
 #[derive(Serialize)]
-struct Target<'a> {
-    http: Http<'a>,
+#[serde(untagged)]
+enum Target<'a> {
+    Http {
+        http: Http<'a>,
+    },
+    Handler {
+        invoke: &'a String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        params: Option<Box<RawValue>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        timeout: &'a Option<String>,
+    },
 }
 
 #[derive(Serialize)]
@@ -132,9 +150,10 @@ impl SubmitArgs {
         if let Some(file) = &self.file {
             return read(file);
         }
+        let json = |text: &String| serde_json::from_str(text);
         let body = match (&self.body, &self.body_json) {
             (Some(text), _) => Some(serde_json::value::to_raw_value(text)?),
-            (None, Some(json)) => Some(serde_json::from_str(json).context("--body-json")?),
+            (None, Some(text)) => Some(json(text).context("--body-json")?),
             (None, None) => None,
         };
         let task = Task {
@@ -142,13 +161,25 @@ impl SubmitArgs {
             id: &self.id,
             due_at: self.at.as_deref().map(instant).transpose()?,
             delay: &self.delay,
-            target: Target {
-                http: Http {
-                    method: &self.method,
-                    url: &self.url,
-                    headers: pairs("--header", ':', &self.header)?,
-                    body,
+            target: match &self.invoke {
+                Some(invoke) => Target::Handler {
+                    invoke,
+                    params: self
+                        .params
+                        .as_ref()
+                        .map(json)
+                        .transpose()
+                        .context("--params")?,
                     timeout: &self.timeout,
+                },
+                None => Target::Http {
+                    http: Http {
+                        method: &self.method,
+                        url: &self.url,
+                        headers: pairs("--header", ':', &self.header)?,
+                        body,
+                        timeout: &self.timeout,
+                    },
                 },
             },
             retry: self.attempts.map(|attempts| Retry { attempts }),
@@ -233,6 +264,19 @@ mod tests {
             r#"{"app":"shop","due_at":5000,"target":{"http":{"url":"http://a/","headers":{"x-a":"b:c"},"#.to_owned()
                 + r#""body":{"n": 1.0}}},"retry":{"attempts":5},"labels":{"order":"17"}}"#
         );
+    }
+
+    #[test]
+    fn a_handler_may_be_the_target() {
+        let line = ["x", "--app", "shop", "--invoke", "demo.run(1)"];
+        let more = ["--params", "{\"n\": 1.0}", "--timeout", "3s"];
+        let args = Line::parse_from(line.into_iter().chain(more)).args;
+        assert_eq!(
+            String::from_utf8(args.json().unwrap()).unwrap(),
+            r#"{"app":"shop","target":{"invoke":"demo.run(1)","params":{"n": 1.0},"timeout":"3s"}}"#
+        );
+        let both = line.into_iter().chain(["--url", "http://a/"]);
+        assert!(Line::try_parse_from(both).is_err());
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(super) struct Entry {
     /// Of the key: decides the shard.
     pub hash: u64,
     pub place: Place,
+    /// When it came up there was no node for it.
+    pub homeless: bool,
 }
 
 /// That an attempt was withdrawn.
@@ -73,6 +75,7 @@ impl Attempts {
                     at: open.at,
                     hash: open.hash,
                     place: Place::Held,
+                    homeless: false,
                 }
             });
         new
@@ -86,6 +89,13 @@ impl Attempts {
     pub fn put(&mut self, id: Id, place: Place) {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.place = place;
+        }
+    }
+
+    /// Notes that no node may or can carry it out at present.
+    pub fn is_homeless(&mut self, id: Id) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.homeless = true;
         }
     }
 

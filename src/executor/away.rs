@@ -19,7 +19,7 @@ use super::metrics::Result as Label;
 use super::placement::{Choice, View};
 use super::run::{Inner, LOOK_UP_MAX, Permit, Prepared};
 use crate::bugs::{self, Bug};
-use crate::model::{Again, Event, NodeId, Placement, Spec, Time};
+use crate::model::{Again, Event, NodeId, Placement, Spec, Time, Wait};
 use crate::raft::{Errand, PERFORMER, Picture, Returned, Seen, draw};
 
 /// The other nodes, as the executor sees them.
@@ -50,7 +50,13 @@ const ROOM_WITHIN: Duration = Duration::from_secs(15);
 const GIVE_EVERY: Duration = Duration::from_millis(20);
 
 /// Why an attempt was given up that no node may carry out.
-const NOBODY: &str = "no node was there for its placement until its max_age had passed";
+fn nobody(handler: Option<&str>) -> String {
+    let sought = match handler {
+        Some(name) => format!("with the handler {name} was there"),
+        None => "was there for its placement".to_owned(),
+    };
+    format!("no node {sought} until its max_age had passed")
+}
 
 /// What is with others.
 #[derive(Default)]
@@ -84,7 +90,7 @@ impl Core {
 
     fn choose(
         &mut self,
-        (placement, hash): (&Placement, u64),
+        (placement, hash, handler): (&Placement, u64, Option<&str>),
         picture: &Picture,
         (threshold, late): (f64, bool),
         steady: Duration,
@@ -108,7 +114,7 @@ impl Core {
             turn,
             draw,
         };
-        let choice = view.choose(placement, hash);
+        let choice = view.choose(placement, hash, handler);
         self.away.turn += u64::from(*placement == Placement::RoundRobin);
         match choice {
             Choice::There(node) if !self.away.takes(node, steady) => Choice::Nowhere,
@@ -233,7 +239,9 @@ impl Inner {
     ) -> Option<Picture> {
         let others = self.others.get()?;
         let load = self.lock().load();
-        let placed = prepared.any(|prepared| *self.placement(prepared) != Placement::Owner);
+        let placed = prepared.any(|prepared| {
+            prepared.handler().is_some() || *self.placement(prepared) != Placement::Owner
+        });
         (placed || load >= self.settings.placement_threshold).then(|| others.picture())
     }
 
@@ -247,20 +255,30 @@ impl Inner {
         away: &mut Vec<Departure>,
     ) -> Option<Prepared> {
         let placement = self.placement(&prepared);
-        prepared.reference.moves = *placement == Placement::Owner;
-        let (Some(picture), steady) = (picture, self.clock.steady()) else {
-            return Some(prepared);
+        prepared.reference.moves = *placement == Placement::Owner && prepared.handler().is_none();
+        let steady = self.clock.steady();
+        let alone = Picture::default();
+        let picture = match picture {
+            Some(picture) => picture,
+            // As long as nobody else is known.
+            None if !self.has_handler_of(&prepared) => &alone,
+            None => return Some(prepared),
         };
         // What cannot begin waits at its target, and is placed when it can.
         if !core.may_start(steady) || core.targets.is_paused(&prepared.key.app) {
             return Some(prepared);
         }
-        let asked = (self.placement(&prepared), prepared.dispatch.key.hash());
+        let asked = (
+            self.placement(&prepared),
+            prepared.dispatch.key.hash(),
+            prepared.handler(),
+        );
         let threshold = (self.settings.placement_threshold, false);
         match core.choose(asked, picture, threshold, steady) {
             Choice::Here => return Some(prepared),
             Choice::Nowhere if prepared.reference.moves => return Some(prepared),
             Choice::Nowhere if !self.is_over(prepared.reference) => {
+                core.attempts.is_homeless(prepared.reference.id);
                 core.hold_until(
                     prepared.reference.id,
                     self.look_again_at(prepared.reference),
@@ -269,6 +287,12 @@ impl Inner {
             choice => away.push(self.depart(core, prepared, choice)),
         }
         None
+    }
+
+    /// Whether this node can do what the attempt calls for.
+    fn has_handler_of(&self, prepared: &Prepared) -> bool {
+        let handlers = &self.settings.handlers;
+        prepared.handler().is_none_or(|name| handlers.has(name))
     }
 
     /// There is no sense in carrying it out any more.
@@ -334,7 +358,8 @@ impl Inner {
         let (mut given, mut planned) = (Vec::new(), BTreeMap::new());
         while given.len() < LOOK_UP_MAX {
             let (steady, late) = (self.clock.steady(), late(&core));
-            let choice = core.choose((&Placement::Owner, 0), &picture, (threshold, late), steady);
+            let asked = (&Placement::Owner, 0, None);
+            let choice = core.choose(asked, &picture, (threshold, late), steady);
             let Choice::There(node) = choice else { break };
             let Some((key, reference)) = core.give() else {
                 break;
@@ -397,7 +422,7 @@ impl Inner {
             let (key, reference) = (&prepared.key, prepared.reference);
             let steady = self.clock.steady();
             let mut core = self.lock();
-            let waited_for = core.targets.waited_for(key, reference);
+            let waited_for = core.waited_for(key, reference);
             let begin = core.begin_away(key, reference, node, (wall, steady));
             (begin, core.leased_until(), waited_for)
         };
@@ -409,7 +434,8 @@ impl Inner {
         self.begun.notify_one();
         let over = self.expired(&prepared, (wall, waited_for)).or_else(|| {
             let report = self.report_of(prepared.reference, (wall, waited_for));
-            (choice == Choice::Nowhere).then(|| report.given_up(NOBODY, &self.metrics))
+            let why = || nobody(prepared.handler());
+            (choice == Choice::Nowhere).then(|| report.given_up(&why(), &self.metrics))
         });
         if let Some(over) = over {
             let _ = self.outcomes.send(over).await;
@@ -432,7 +458,7 @@ impl Inner {
             Choice::Everywhere(nodes) => Some(self.everywhere(nodes, errand, wall).await),
             _ => self.there(node, errand, &prepared).await,
         };
-        match event {
+        match event.map(|event| with_wait(event, prepared.reference.at, waited_for)) {
             // A closed channel means that the node is going down; the log will redispatch.
             Some(event) => drop(self.outcomes.send(event).await),
             None => seat.begun = false,
@@ -533,6 +559,10 @@ impl Inner {
         let Some(Ok(prepared)) = found else {
             return Err("the attempt is not current any more".into());
         };
+        if !self.has_handler_of(&prepared) {
+            let name = prepared.handler().unwrap_or_default();
+            return Err(format!("this node has no handler {name}"));
+        }
         let (key, reference) = (prepared.key.clone(), prepared.reference);
         let (grant, waited_for) = {
             let mut core = self.lock();
@@ -579,6 +609,21 @@ impl Inner {
             Err(_) => Err("this node has stopped".to_owned()),
         }
     }
+}
+
+/// What only the owner knows: that no node was there for it before.
+fn with_wait(mut event: Event, at: Time, waited_for: Wait) -> Event {
+    let end = match &mut event {
+        Event::Done(e) => &mut e.end,
+        Event::Accepted(e) => &mut e.end,
+        Event::Failed(e) => &mut e.end,
+        _ => return event,
+    };
+    if waited_for == Wait::Node {
+        end.queued = end.started.since(at);
+        end.waited_for = waited_for;
+    }
+    event
 }
 
 impl super::Executor {

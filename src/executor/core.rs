@@ -12,7 +12,7 @@ use super::away::Away;
 use super::flows::{Bounds, FlowKey, Flows, Grant, Reference, Told};
 use super::released::Released;
 use crate::bugs::{self, Bug};
-use crate::model::{Change, Epoch, Fence, NodeId, Seq, Time};
+use crate::model::{Change, Epoch, Fence, NodeId, Seq, Time, Wait};
 use crate::state::{Open, Release};
 
 /// How often it is looked after what nobody asks for.
@@ -287,6 +287,15 @@ impl Core {
         }
         self.attempts.begin(id, wall, steady);
         Begin::Go
+    }
+
+    /// Why an attempt had to wait until now.
+    pub fn waited_for(&self, key: &FlowKey, reference: Reference) -> Wait {
+        let entry = self.attempts.get(reference.id);
+        match entry.is_some_and(|entry| entry.homeless) {
+            true => Wait::Node,
+            false => self.targets.waited_for(key, reference),
+        }
     }
 
     /// Gives a permit back, and notes where to read again when its queue has room.

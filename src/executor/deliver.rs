@@ -58,6 +58,8 @@ pub enum FailureKind {
     Denied,
     /// The connection or the answer broke.
     Broken,
+    /// A handler returned an error, or panicked; the status says whether it may pass.
+    Handler,
 }
 
 impl Delivered {

@@ -32,7 +32,7 @@ const BUCKETS: usize = LATENESS_BOUNDS_US.len() + 1;
 pub struct Counts {
     pub done: u64,
     pub accepted: u64,
-    /// An answer that is no success.
+    /// An answer that is no success, or an error of a handler.
     pub failed_status: u64,
     pub timeout: u64,
     /// No connection.

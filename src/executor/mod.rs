@@ -1,4 +1,4 @@
-//! The executor: turns "triggered" into an HTTP call, and its end into an event.
+//! The executor: turns "triggered" into an HTTP call or that of a handler, and its end into an event.
 //!
 //! The fold hands over its changes; those that name this node as owner become attempts here.
 //!
@@ -41,6 +41,7 @@ mod core;
 mod deliver;
 mod flows;
 mod guard;
+mod handlers;
 mod hold;
 mod metrics;
 mod placement;
@@ -65,6 +66,7 @@ pub use client::HttpDelivery;
 pub use deliver::{Call, Delivered, Delivery, Failure, FailureKind};
 pub use flows::TargetView;
 pub use guard::{Guard, Rule};
+pub use handlers::{FromArgument, HandlerError, Handlers, Invocation, RegisterError, Reply};
 pub use hold::Hold;
 pub use metrics::{Counts, ExecutorMetrics, Histogram, LATENESS_BOUNDS_US};
 
@@ -90,6 +92,8 @@ pub struct Settings {
     /// The `user-agent` of callbacks that do not bring their own.
     pub user_agent: String,
     pub guard: Guard,
+    /// What the embedding program does by name.
+    pub handlers: Handlers,
     /// Where attempts are carried out whose task says nothing.
     pub placement: Placement,
     /// A node with this load (0…1) gives work away, if another has less to do.
@@ -111,6 +115,7 @@ impl Settings {
             lease: Duration::from_millis(1500),
             user_agent: concat!("horolog/", env!("CARGO_PKG_VERSION")).into(),
             guard,
+            handlers: Handlers::default(),
             placement: Placement::Owner,
             placement_threshold: 0.8,
             hold: Hold::default(),

@@ -30,18 +30,26 @@ pub(super) struct View<'a, L, D> {
 }
 
 impl<L: Fn(&Seen) -> Option<f64>, D: Fn(usize) -> usize> View<'_, L, D> {
-    /// Where a task with this hash of its key goes.
-    pub fn choose(&self, placement: &Placement, hash: u64) -> Choice {
-        let live = &self.picture.live;
-        let able: Vec<&Seen> = live
-            .iter()
-            .filter(|seen| (self.load)(seen).is_some())
-            .collect();
+    /// Where a task with this hash of its key goes; only to nodes with the handler, if it names one.
+    pub fn choose(&self, placement: &Placement, hash: u64, handler: Option<&str>) -> Choice {
+        let has = |seen: &&Seen| handler.is_none_or(|name| seen.handlers.contains(name));
+        let live: Vec<&Seen> = self.picture.live.iter().filter(has).collect();
+        let able = live.iter().filter(|seen| (self.load)(seen).is_some());
+        let able: Vec<&Seen> = able.copied().collect();
         let node = |seen: Option<&&Seen>| seen.map(|seen| seen.node);
         match placement {
+            // The owner lacks what it takes: whoever has least to do of those that do not.
+            Placement::Owner if handler.is_some() && !live.iter().any(|s| s.node == self.me) => {
+                self.here_or(self.idlest(&able).map(|(node, _)| node))
+            }
             Placement::Owner => self.relieved(&able),
+            Placement::Broadcast if live.is_empty() => Choice::Nowhere,
             Placement::Broadcast => Choice::Everywhere(live.iter().map(|seen| seen.node).collect()),
-            Placement::Leader => self.here_or(self.picture.leader),
+            Placement::Leader => {
+                let leads = |node: &NodeId| live.iter().any(|seen| seen.node == *node);
+                let leader = self.picture.leader;
+                self.here_or(leader.filter(|node| handler.is_none() || leads(node)))
+            }
             Placement::RoundRobin => {
                 let next = self.turn.checked_rem(able.len() as u64).unwrap_or(0);
                 self.here_or(node(able.get(next as usize)))
@@ -50,7 +58,7 @@ impl<L: Fn(&Seen) -> Option<f64>, D: Fn(usize) -> usize> View<'_, L, D> {
             Placement::Random => self.here_or(node(able.get((self.draw)(able.len())))),
             // The highest of a hash per node: a node that comes or goes moves its share only.
             Placement::Hash => {
-                let weight = |seen: &&Seen| {
+                let weight = |seen: &&&Seen| {
                     xxhash_rust::xxh3::xxh3_64_with_seed(&seen.node.to_le_bytes(), hash)
                 };
                 self.here_or(live.iter().max_by_key(weight).map(|seen| seen.node))
@@ -107,11 +115,23 @@ mod tests {
             node,
             load,
             labels: labels.iter().map(label).collect(),
+            handlers: Default::default(),
         }
     }
 
     /// As node 1 sees it, with these nodes refusing.
     fn choose(picture: &Picture, placement: &str, hash: u64, turn: u64, no: &[NodeId]) -> Choice {
+        choose_for(picture, placement, hash, turn, no, None)
+    }
+
+    fn choose_for(
+        picture: &Picture,
+        placement: &str,
+        hash: u64,
+        turn: u64,
+        no: &[NodeId],
+        handler: Option<&str>,
+    ) -> Choice {
         let view = View {
             me: 1,
             picture,
@@ -120,7 +140,7 @@ mod tests {
             turn,
             draw: |below: usize| below - 1,
         };
-        view.choose(&placement.parse().unwrap(), hash)
+        view.choose(&placement.parse().unwrap(), hash, handler)
     }
 
     fn three(loads: [f64; 3]) -> Picture {
@@ -143,6 +163,39 @@ mod tests {
         assert_eq!(owner([0.8, 0.3, 0.2], &[3]), Choice::There(2));
         assert_eq!(owner([0.9, 0.8, 0.85], &[]), Choice::Here);
         assert_eq!(owner([0.9, 0.3, 0.2], &[2, 3]), Choice::Here);
+    }
+
+    #[test]
+    fn a_handler_is_called_only_where_it_is() {
+        let mut picture = three([0.0, 0.5, 0.2]);
+        for seen in &mut picture.live[1..] {
+            seen.handlers = std::sync::Arc::new(["a.b".to_owned()].into());
+        }
+        let at =
+            |placement: &str, no: &[NodeId]| choose_for(&picture, placement, 7, 0, no, Some("a.b"));
+        assert_eq!(at("owner", &[]), Choice::There(3), "the idlest that has it");
+        assert_eq!(at("owner", &[3]), Choice::There(2));
+        assert_eq!(at("owner", &[2, 3]), Choice::Nowhere);
+        assert_eq!(at("broadcast", &[]), Choice::Everywhere(vec![2, 3]));
+        assert_eq!(at("leader", &[]), Choice::There(2));
+        assert_eq!(at("round_robin", &[]), Choice::There(2));
+        assert_eq!(at("label:gpu=yes", &[]), Choice::There(3));
+        assert!(matches!(at("hash", &[]), Choice::There(2 | 3)));
+        let own = |placement| choose_for(&picture, placement, 7, 0, &[], Some("x.y"));
+        for placement in [
+            "owner",
+            "broadcast",
+            "leader",
+            "round_robin",
+            "random",
+            "hash",
+        ] {
+            assert_eq!(
+                own(placement),
+                Choice::Nowhere,
+                "{placement}: nobody has it"
+            );
+        }
     }
 
     #[test]

@@ -15,10 +15,11 @@ use super::away::Others;
 use super::core::{Begin, Core};
 use super::deliver::{Call, Delivered, Delivery, FailureKind};
 use super::flows::{FlowKey, Grant, Reference, TargetKey, TargetView, Told};
+use super::handlers::Attempt;
 use super::hold::{Bell, Hold};
 use super::metrics::{ExecutorMetrics, Metrics, Result as Label};
 use super::{Settings, Source, verdict};
-use crate::model::{Change, Clock, Event, Http, Spec, Target, Time, Wait};
+use crate::model::{Change, Clock, Event, Spec, Target, Time, Wait};
 use crate::raft::Picture;
 use crate::state::{Dispatch, Open};
 
@@ -37,6 +38,13 @@ pub(super) struct Prepared {
     pub reference: Reference,
     pub dispatch: Dispatch,
     pub spec: Result<Spec, String>,
+}
+
+impl Prepared {
+    /// The handler that it calls, if it does.
+    pub fn handler(&self) -> Option<&str> {
+        self.spec.as_ref().ok()?.target.handler()
+    }
 }
 
 /// What all parts share.
@@ -412,7 +420,7 @@ impl Inner {
         let (begin, waited_for) = {
             let steady = self.clock.steady();
             let mut core = self.lock();
-            let waited_for = core.targets.waited_for(&prepared.key, prepared.reference);
+            let waited_for = core.waited_for(&prepared.key, prepared.reference);
             let begin = core.begin(&prepared.key, prepared.reference, wall, steady);
             (begin, waited_for)
         };
@@ -448,8 +456,8 @@ impl Inner {
             node: self.settings.node,
             started,
             queued: match waited_for {
-                // It was brought back when the pause was over.
-                Wait::Paused => started.since(reference.at),
+                // It was brought back when the pause was over, or when there was a node.
+                Wait::Paused | Wait::Node => started.since(reference.at),
                 _ => started.since(reference.at.max(reference.released)),
             },
             waited_for,
@@ -480,22 +488,34 @@ impl Inner {
             return report.given_up(BROKEN_TOO_LONG, &self.metrics);
         }
         let timeout = spec.timeout();
-        let Target::Http(http) = spec.target;
-        let call = Call {
-            seq: dispatch.seq,
-            fence: dispatch.fence,
-            key: dispatch.key,
-            due: dispatch.due,
-            started: begun.0,
-            node: self.settings.node,
-            http,
-            timeout,
+        let (due, started, node) = (dispatch.due, begun.0, self.settings.node);
+        let (key, fence) = (dispatch.key, dispatch.fence);
+        let called = match spec.target {
+            Target::Http(http) => self.delivery.deliver(Call {
+                seq: dispatch.seq,
+                fence,
+                key,
+                due,
+                started,
+                node,
+                http,
+                timeout,
+            }),
+            Target::Handler(handled) => {
+                let attempt = Attempt {
+                    key,
+                    fence,
+                    due,
+                    started,
+                    node,
+                    timeout,
+                };
+                self.settings.handlers.call(handled, attempt).boxed()
+            }
         };
         let from = self.clock.steady();
         // A defect in the delivery must not leave the attempt open for ever.
-        let delivered = AssertUnwindSafe(self.delivery.deliver(call))
-            .catch_unwind()
-            .await;
+        let delivered = AssertUnwindSafe(called).catch_unwind().await;
         let delivered = delivered.unwrap_or_else(|_| {
             Delivered::failed(
                 FailureKind::Broken,
@@ -571,20 +591,19 @@ fn flow_key(dispatch: &Dispatch, spec: &Result<Spec, String>) -> FlowKey {
     }
 }
 
-/// Calls with the same scheme, host and port share a queue and permits.
+/// Calls with the same scheme, host and port share a queue and permits, and so do those of a handler.
 fn target_key(spec: &Result<Spec, String>) -> TargetKey {
-    match spec {
-        Ok(Spec {
-            target: Target::Http(http),
-            ..
-        }) => target_of(http).unwrap_or_default().into(),
-        Err(_) => "".into(),
-    }
+    let target = spec.as_ref().ok().and_then(|spec| target_of(&spec.target));
+    target.unwrap_or_default().into()
 }
 
-/// `scheme://host:port`, as targets are told apart.
-pub fn target_of(target: &Http) -> Option<String> {
-    let uri: http::Uri = target.url.parse().ok()?;
+/// `scheme://host:port` or `handler:bean.method`, as targets are told apart.
+pub fn target_of(target: &Target) -> Option<String> {
+    let http = match target {
+        Target::Http(http) => http,
+        Target::Handler(handled) => return Some(format!("handler:{}", handled.name())),
+    };
+    let uri: http::Uri = http.url.parse().ok()?;
     let scheme = uri.scheme_str()?;
     let port = uri
         .port_u16()

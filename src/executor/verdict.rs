@@ -60,6 +60,8 @@ pub(super) fn told(delivered: &Delivered, took: Duration) -> Told {
     let kind = delivered.failure.as_ref().map(|failure| failure.kind);
     let (went, bears) = match (kind, delivered.status) {
         (Some(FailureKind::Denied), _) => (None, Bears::Unknown),
+        (Some(FailureKind::Handler), 500..) => (Some(false), Bears::Unknown),
+        (Some(FailureKind::Handler), _) => (Some(true), Bears::Well),
         (Some(_), _) | (None, 503) => (Some(false), Bears::Overloaded),
         (None, 429) => (Some(true), Bears::Overloaded),
         (None, 500..) => (Some(false), Bears::Unknown),
@@ -74,6 +76,7 @@ fn label(kind: FailureKind) -> Label {
         FailureKind::Connect => Label::Connect,
         FailureKind::Denied => Label::Denied,
         FailureKind::Broken => Label::Broken,
+        FailureKind::Handler => Label::FailedStatus,
     }
 }
 

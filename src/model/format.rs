@@ -47,7 +47,7 @@ fn end() -> AttemptEnd {
 }
 
 fn full_spec() -> Spec {
-    Spec {
+    let first = Spec {
         target: Target::Http(Http {
             method: Some("PUT".into()),
             url: "https://shop.example/hook".into(),
@@ -65,7 +65,31 @@ fn full_spec() -> Spec {
         expires_at: Some(Time(1_790_000_100_000)),
         labels: [("order".to_string(), "17".to_string())].into(),
         placement: Some(Placement::label("gpu=yes").unwrap()),
-    }
+        next: Next::default(),
+    };
+    let handled = Handled {
+        invoke: "stock.take('nails', 2L)".into(),
+        params: Some("{\"a\":1}".into()),
+        timeout: Some(Span(5_000)),
+        run_of: Some(RunOf {
+            schedule: "shop.report".into(),
+            version: 3,
+            planned: Time(1_790_000_000_000),
+            cause: Cause::Backfill,
+        }),
+    };
+    let last = Spec {
+        target: Target::Handler(handled),
+        ..first.clone()
+    };
+    let template = |id: Option<&str>| Template {
+        app: id.map(|_| "bank".into()),
+        id: id.map(Into::into),
+        delay: Span(5),
+        spec: last.encode(),
+    };
+    let next = Next::new(Some(template(None)), Some(template(Some("alarm"))));
+    Spec { next, ..first }
 }
 
 /// At least one event of every kind, and every variant of what they carry.

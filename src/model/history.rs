@@ -17,6 +17,8 @@ pub enum Wait {
     Breaker,
     /// For its application, which was paused.
     Paused,
+    /// For a node that may and can carry it out: its placement or its handler was nowhere.
+    Node,
 }
 
 /// How one attempt went.
@@ -53,6 +55,8 @@ pub enum RowKind {
     Expired,
     /// An outcome that came under an old fence, and was refused.
     Stale,
+    /// Its end started another task, or was to.
+    Followed,
 }
 
 impl RowKind {
@@ -72,6 +76,7 @@ impl RowKind {
             RowKind::Cancelled => "cancelled",
             RowKind::Expired => "expired",
             RowKind::Stale => "stale",
+            RowKind::Followed => "followed",
         }
     }
 }

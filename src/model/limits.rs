@@ -112,6 +112,12 @@ pub const OCCURRENCES_ENUMERATED_MAX: u64 = 1_000_000;
 pub const OCCURRENCES_LISTED_MAX: usize = 1_000;
 /// Longest invoke target, in bytes.
 pub const INVOKE_BYTES_MAX: usize = 4 << 10;
+/// Most tasks that one task may start, those that they start counted.
+pub const TEMPLATES_MAX: usize = 16;
+/// Most handlers of one node: it names them in its heartbeats.
+pub const HANDLERS_MAX: usize = 256;
+/// Longest name of a handler, in bytes.
+pub const HANDLER_BYTES_MAX: usize = 128;
 /// Most arguments of an invoke target.
 pub const INVOKE_ARGS_MAX: usize = 64;
 /// Group of a schedule whose id names none, as in Quartz.

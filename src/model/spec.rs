@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::limits::*;
-use super::{Digest, Placement, Retry, Span, Time};
+use super::{Cause, Digest, Invoke, Next, Placement, Retry, Span, Time};
 
 /// When a task is due, as it was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
@@ -66,11 +66,61 @@ pub struct Http {
     pub timeout: Option<Span>,
 }
 
+/// A handler within a program that embeds a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Handled {
+    /// `bean.method("a", 2L)`, as it was written: see [`Invoke`].
+    pub invoke: String,
+    /// A JSON object that goes with it.
+    pub params: Option<String>,
+    pub timeout: Option<Span>,
+    /// What it is the run of.
+    pub run_of: Option<RunOf>,
+}
+
+/// The occurrence of a schedule that a task is the run of.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct RunOf {
+    pub schedule: String,
+    /// Of its definition.
+    pub version: u32,
+    pub planned: Time,
+    pub cause: Cause,
+}
+
 /// What is called when a task is due.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
     Http(Http),
+    Handler(Handled),
+}
+
+impl Target {
+    /// The request, when it is one.
+    pub fn http(&self) -> Option<&Http> {
+        match self {
+            Target::Http(http) => Some(http),
+            Target::Handler(_) => None,
+        }
+    }
+
+    /// The name of the handler, when one is called.
+    pub fn handler(&self) -> Option<&str> {
+        match self {
+            Target::Http(_) => None,
+            Target::Handler(handled) => Some(handled.name()),
+        }
+    }
+
+    /// How long one attempt may take.
+    pub fn timeout(&self) -> Span {
+        let given = match self {
+            Target::Http(http) => http.timeout,
+            Target::Handler(handled) => handled.timeout,
+        };
+        given.unwrap_or(TIMEOUT_DEFAULT)
+    }
 }
 
 /// All that a task says about itself but its ids and its instant.
@@ -85,6 +135,8 @@ pub struct Spec {
     pub expires_at: Option<Time>,
     /// Absent: as the node that owns it is set.
     pub placement: Option<Placement>,
+    /// Encoded last: see [`Spec::starts_more`].
+    pub next: Next,
 }
 
 /// What is wrong with a spec; says what to change.
@@ -117,8 +169,7 @@ impl Spec {
 
     /// How long one attempt may take.
     pub fn timeout(&self) -> Span {
-        let Target::Http(http) = &self.target;
-        http.timeout.unwrap_or(TIMEOUT_DEFAULT)
+        self.target.timeout()
     }
 
     /// The form that is stored, replicated and hashed.
@@ -141,6 +192,40 @@ impl Spec {
         super::batch::borrow_first(encoded).unwrap_or_default()
     }
 
+    /// Whether the end of a task with this encoded spec starts another one, told without reading it.
+    pub fn starts_more(encoded: &[u8]) -> bool {
+        encoded.last() == Some(&1)
+    }
+
+    /// Looks at what is called by it and by all that may follow it.
+    ///
+    /// # Errors
+    /// The first that `look` has.
+    pub fn each_target<E>(&self, look: &mut dyn FnMut(&Target) -> Result<(), E>) -> Result<(), E> {
+        look(&self.target)?;
+        let Next {
+            on_success,
+            on_failure,
+            ..
+        } = &self.next;
+        for template in [on_success, on_failure].into_iter().flatten() {
+            if let Ok(spec) = Spec::decode(&template.spec) {
+                spec.each_target(look)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub fn count_targets(&self) -> usize {
+        let mut count = 0;
+        let _ = self.each_target::<()>(&mut |_| {
+            count += 1;
+            Ok(())
+        });
+        count
+    }
+
     /// A hash of the content as sent: two submits with the same digest are the same submit.
     pub fn digest(encoded: &[u8], when: When) -> Digest {
         let mut hasher = blake3::Hasher::new();
@@ -153,8 +238,17 @@ impl Spec {
 
     /// Checks every bound, so that nothing later has to.
     pub fn check(&self) -> Result<(), SpecError> {
-        let Target::Http(http) = &self.target;
-        http.check()?;
+        let mut left = TEMPLATES_MAX;
+        self.check_with(&mut left)
+    }
+
+    /// `left`: so many may follow it.
+    pub(super) fn check_with(&self, left: &mut usize) -> Result<(), SpecError> {
+        self.next.check(left)?;
+        match &self.target {
+            Target::Http(http) => http.check()?,
+            Target::Handler(handled) => handled.check()?,
+        }
         if let Some(retry) = &self.retry {
             check_retry(retry)?;
         }
@@ -194,14 +288,7 @@ impl Http {
             Ok(method) if method != http::Method::CONNECT && self.method().len() <= 32 => {}
             _ => return wrong("method", format!("{:?} is not a method", self.method())),
         }
-        if let Some(timeout) = self.timeout
-            && !(Span(1)..=TIMEOUT_MAX).contains(&timeout)
-        {
-            return wrong(
-                "timeout",
-                format!("{timeout} is not within 1ms and {TIMEOUT_MAX}"),
-            );
-        }
+        check_timeout(self.timeout).or_else(|reason| wrong("timeout", reason))?;
         if self.headers.len() > HEADERS_MAX {
             return wrong("headers", format!("at most {HEADERS_MAX} are allowed"));
         }
@@ -216,6 +303,27 @@ impl Http {
     pub fn literal_address(&self) -> Option<IpAddr> {
         let uri: http::Uri = self.url.parse().ok()?;
         uri.host()?.trim_matches(['[', ']']).parse().ok()
+    }
+}
+
+impl Handled {
+    /// What the handler is registered under: what stands before the arguments.
+    pub fn name(&self) -> &str {
+        self.invoke.split('(').next().unwrap_or_default().trim()
+    }
+
+    fn check(&self) -> Result<(), SpecError> {
+        let wrong = |field: &str, reason: String| SpecError::new(field, reason);
+        let parsed = self.invoke.parse::<Invoke>();
+        parsed.map_err(|e| wrong("target.invoke", e.to_string()))?;
+        check_timeout(self.timeout).map_err(|reason| wrong("target.timeout", reason))
+    }
+}
+
+fn check_timeout(timeout: Option<Span>) -> Result<(), String> {
+    match timeout.filter(|timeout| !(Span(1)..=TIMEOUT_MAX).contains(timeout)) {
+        Some(timeout) => Err(format!("{timeout} is not within 1ms and {TIMEOUT_MAX}")),
+        None => Ok(()),
     }
 }
 
@@ -317,6 +425,7 @@ mod tests {
             expires_at: None,
             labels: BTreeMap::new(),
             placement: None,
+            next: Default::default(),
         }
     }
 
@@ -355,10 +464,38 @@ mod tests {
             "bad name",
         ] {
             let mut spec = spec("http://a/");
-            let Target::Http(http) = &mut spec.target;
+            let Target::Http(http) = &mut spec.target else {
+                unreachable!("it was made so")
+            };
             http.headers.insert(name.into(), "1".into());
             assert!(spec.check().is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn handlers_are_named_by_what_stands_before_their_arguments() {
+        let of = |invoke: &str, timeout| Spec {
+            target: Target::Handler(Handled {
+                invoke: invoke.into(),
+                timeout,
+                ..Handled::default()
+            }),
+            ..spec("http://a/")
+        };
+        for (written, name) in [
+            ("demo.run", "demo.run"),
+            (" demo.run ( ) ", "demo.run"),
+            ("a.b.c('(', 2L)", "a.b.c"),
+        ] {
+            let spec = of(written, None);
+            assert_eq!(spec.check(), Ok(()), "{written}");
+            assert_eq!(spec.target.handler(), Some(name));
+            assert_eq!(written.parse::<Invoke>().unwrap().name(), name);
+        }
+        let wrong = |spec: Spec| spec.check().unwrap_err().to_string();
+        assert!(wrong(of("run(1)", None)).starts_with("`target.invoke`: column 1: run alone"));
+        let long = of("a.b", Some(Span(TIMEOUT_MAX.0 + 1)));
+        assert!(wrong(long).starts_with("`target.timeout`: "));
     }
 
     #[test]
@@ -397,8 +534,8 @@ mod tests {
     #[test]
     fn literal_addresses_are_seen() {
         let literal = |url: &str| {
-            let Target::Http(http) = spec(url).target;
-            http.literal_address().map(|a| a.to_string())
+            let address = spec(url).target.http().and_then(Http::literal_address);
+            address.map(|a| a.to_string())
         };
         assert_eq!(literal("http://127.0.0.1:80/"), Some("127.0.0.1".into()));
         assert_eq!(literal("http://[::1]/"), Some("::1".into()));

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::Config;
 use super::settings::{Engine, Keep, Settings, Timing};
 use crate::api::AccessRotation;
-use crate::executor::{Guard, Rule};
+use crate::executor::{Guard, Handlers, Rule};
 use crate::log::EngineKind;
 use crate::raft::{self, Cadence, Origin, Retention, ScrubPace, Watch, Watermark};
 
@@ -92,6 +92,7 @@ impl Config {
             disk: Watermark::parse(&settings.disk.refuse_below)
                 .map_err(|e| format!("disk.refuse_below: {e}"))?,
             access_log: access_log(settings),
+            handlers: Handlers::default(),
         })
     }
 }

@@ -4,6 +4,30 @@
 //! start:  lock and identity ─► log ─► listeners ─► API (only /livez so far) ─► replication ─► API
 //! stop:   API stops accepting ─► the lead is handed over ─► attempts end and report ─► Raft, log
 //! ```
+//!
+//! A program may have one inside, and be called by name ([`Handlers`]):
+//!
+//! ```no_run
+//! use horolog::node::{Config, Handlers, Node, settings::Settings};
+//! use std::sync::Arc;
+//!
+//! # async fn start() -> anyhow::Result<()> {
+//! let mut config = Config::new(&Settings::read(None, Vec::new())?).map_err(anyhow::Error::msg)?;
+//! config.handlers = Handlers::default().handler("report.send", |call| async move {
+//!     let pages: i64 = call.argument(0)?;
+//!     Ok(format!("{pages} pages"))
+//! })?;
+//! // When the node cannot go on, the process must end, and be started again.
+//! let node = Node::start(config, Arc::new(|why| {
+//!     eprintln!("{why}");
+//!     std::process::exit(1)
+//! }))
+//! .await?;
+//! // … a task with `"target": {"invoke": "report.send(3)"}`, posted to `node.http()` …
+//! node.stop().await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod clock;
 mod config;
@@ -40,6 +64,7 @@ use crate::raft::{
     self, Cadence, Cluster, Origin, Retention, ScrubPace, Timing, TlsFiles, Watch, Watermark,
 };
 
+pub use crate::executor::{FromArgument, HandlerError, Handlers, Invocation, RegisterError, Reply};
 pub use clock::SystemClock;
 pub use part::Part;
 use wires::Wires;
@@ -89,6 +114,8 @@ pub struct Config {
     pub disk: Watermark,
     /// Where the access log is kept, for how many days, in how long files; `None`: it is not.
     pub access_log: Option<(PathBuf, usize, AccessRotation)>,
+    /// What this program does by name: `invoke` targets are given to these.
+    pub handlers: Handlers,
 }
 
 /// A running node.
@@ -145,6 +172,7 @@ impl Node {
             origin: config.origin.clone(),
             timing: config.timing,
             labels: config.labels.clone(),
+            handlers: config.handlers.all_names(),
             retention: config.retention,
             cadence: config.cadence,
             scrub: config.scrub,
@@ -240,6 +268,7 @@ fn executor_settings(config: &Config) -> ExecutorSettings {
         bytes: config.call_bytes,
         breaker: config.breaker,
         lease: config.timing.owner_lease(),
+        handlers: config.handlers.clone(),
         ..ExecutorSettings::new(config.id, config.guard.clone())
     }
 }

@@ -130,6 +130,7 @@ impl Alone {
             origin: Origin::Alone,
             timing: Timing::Fast,
             labels: Default::default(),
+            handlers: Default::default(),
             retention,
             cadence,
             scrub: ScrubPace::default(),
@@ -186,6 +187,7 @@ impl Alone {
             expires_at: None,
             labels: Default::default(),
             placement: None,
+            next: Default::default(),
         };
         let spec = spec.encode();
         let submit = Submit {

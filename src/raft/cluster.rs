@@ -548,6 +548,7 @@ impl Cluster {
             version: facts.version,
             level: facts.level,
             labels: facts.labels,
+            handlers: facts.handlers,
             scrub: facts.scrub,
             scrub_place: if me {
                 self.0.scrub.place()

@@ -15,7 +15,7 @@
 //! out again by an `Again`: one redispatch, with the cause that [`CAUSE`] names.
 
 use bincode::{Decode, Encode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,12 @@ pub struct Seen {
     /// 0…1.
     pub load: f64,
     pub labels: BTreeMap<String, String>,
+    /// The handlers of the program that it runs in.
+    pub handlers: HandlerNames,
 }
+
+/// The names of a node's handlers.
+pub type HandlerNames = Arc<BTreeSet<String>>;
 
 /// Who is there, as this node has heard.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -103,6 +108,7 @@ impl Cluster {
                     node,
                     load: inner.rim.load(),
                     labels: inner.labels.clone(),
+                    handlers: inner.handlers.clone(),
                 });
             }
             let silent = inner.registry.silent_for(node, now)?;
@@ -111,6 +117,7 @@ impl Cluster {
                 node,
                 load: f64::from(facts.load) / 1_000.0,
                 labels: facts.labels,
+                handlers: facts.handlers,
             })
         };
         Picture {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::errand::HandlerNames;
 use super::lease::Leases;
 use super::machine::Folded;
 use super::peer::{Peers, Self_};
@@ -81,6 +82,7 @@ pub(crate) struct Inner {
     pub(crate) peer: String,
     /// What this node is set to be called, for placement.
     pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) handlers: HandlerNames,
     pub(crate) timing: Timing,
     pub(crate) retention: Retention,
     pub(crate) cadence: Cadence,
@@ -243,6 +245,7 @@ impl Inner {
             steady_us: self.clock.steady().as_micros() as u64,
             level: self.folded.levels.own(),
             labels: self.labels.clone(),
+            handlers: self.handlers.clone(),
         }
     }
 }

@@ -78,7 +78,7 @@ pub use chance::{draw, seed_chance};
 pub use check::{FINDINGS_MAX, Found, Report};
 pub use cluster::{Busy, Cluster, Decided};
 pub use durations::{Counted, DURATION_BOUNDS};
-pub use errand::{CAUSE as PERFORMER, Errand, Picture, Returned, Seen};
+pub use errand::{CAUSE as PERFORMER, Errand, HandlerNames, Picture, Returned, Seen};
 pub use folder::{Directory, Folder};
 pub use form::Origin;
 pub use inner::Retention;

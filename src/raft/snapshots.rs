@@ -146,6 +146,7 @@ mod tests {
             expires_at: None,
             labels: BTreeMap::new(),
             placement: None,
+            next: Default::default(),
         };
         let (spec, when) = (spec.encode(), When::At(Time(10_000_000 + n)));
         Event::from(Submit {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cluster::Cluster;
+use super::errand::HandlerNames;
 use super::folder::Folder;
 use super::form::{Candidate, Formed, Origin, form};
 use super::inner::{Inner, Retention};
@@ -60,6 +61,8 @@ pub struct Options {
     pub timing: Timing,
     /// What this node is called, for placement.
     pub labels: BTreeMap<String, String>,
+    /// The handlers of the program that this node runs in.
+    pub handlers: HandlerNames,
     pub retention: Retention,
     pub cadence: Cadence,
     pub scrub: ScrubPace,
@@ -197,6 +200,7 @@ fn build(
         http: options.http_address,
         peer: options.peer_address,
         labels: options.labels,
+        handlers: options.handlers,
         timing: options.timing,
         retention: options.retention,
         cadence: options.cadence,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::errand::HandlerNames;
 use crate::model::{Boot, Level, NodeId, Time};
 use crate::state::StateHash;
 
@@ -39,6 +40,8 @@ pub(crate) struct Facts {
     pub(crate) level: Level,
     /// What it is set to be called.
     pub(crate) labels: BTreeMap<String, String>,
+    /// What the program that it runs in can be asked for by name.
+    pub(crate) handlers: HandlerNames,
 }
 
 /// What a node's scrub has done since the node started.
@@ -195,6 +198,7 @@ pub struct NodeView {
     pub clock_skew_ms: i64,
     pub version: String,
     pub labels: BTreeMap<String, String>,
+    pub handlers: HandlerNames,
     pub state_hashes: Vec<(u64, String)>,
     pub scrub: Scrubbed,
     /// Where its scrub is, in words; of this node only.

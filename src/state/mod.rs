@@ -10,6 +10,7 @@
 //!                                         │
 //!              tasks.rs   submit, cancel, change, run, complete
 //!              attempts.rs trigger, started, accepted, done, failed, deadlines
+//!              follow.rs  what the end of a task starts
 //!              sets.rs     named shard sets, filled and handed out
 //!              apps.rs    pause, resume
 //!              owners.rs  assign, again   retention.rs  retire, past.rs  what stays   progress.rs  how far
@@ -25,6 +26,7 @@ mod apps;
 mod attempts;
 mod check;
 mod checkpoint;
+mod follow;
 mod hash;
 mod label;
 mod layer;
@@ -194,22 +196,32 @@ impl State {
         let mut enough = batch.events.len() + 1;
         for event in &batch.events {
             match event {
-                Event::Submit(e) => self.table.warm_key(&e.key)?,
-                Event::Cancel(e) => self.table.warm_key(&e.key)?,
-                Event::Change(e) => self.table.warm_key(&e.key)?,
-                Event::Run(e) => self.table.warm_key(&e.key)?,
-                Event::Complete(e) => self.table.warm_key(&e.key)?,
+                Event::Submit(e) => {
+                    self.warm_named(&e.key)?;
+                    self.warm_chain(&e.key, &e.spec)?;
+                }
+                Event::Cancel(e) => self.warm_named(&e.key)?,
+                Event::Change(e) => {
+                    self.warm_named(&e.key)?;
+                    let spec = e.spec.as_deref().unwrap_or_default();
+                    self.warm_chain(&e.key, spec)?;
+                }
+                Event::Run(e) => self.warm_named(&e.key)?,
+                Event::Complete(e) => self.warm_named(&e.key)?,
                 Event::Pause(_) | Event::Resume(_) => {}
-                Event::Accepted(e) => self.table.warm_seq(e.seq)?,
-                Event::Done(e) => self.table.warm_seq(e.seq)?,
-                Event::Failed(e) => self.table.warm_seq(e.seq)?,
+                Event::Accepted(e) => self.warm_attempt(e.seq)?,
+                Event::Done(e) => self.warm_attempt(e.seq)?,
+                Event::Failed(e) => self.warm_attempt(e.seq)?,
                 Event::Started(e) => {
                     let mut seqs = e.attempts.iter().map(|(seq, ..)| *seq);
-                    seqs.try_for_each(|seq| self.table.warm_seq(seq))?;
+                    seqs.try_for_each(|seq| self.warm_attempt(seq))?;
                 }
                 Event::Trigger(e) => {
                     enough += e.max.min(TRIGGER_MAX) as usize;
                     self.table.warm_deadlines(batch.now, enough)?;
+                    let late = self.table.late(batch.now, enough);
+                    late.into_iter()
+                        .try_for_each(|seq| self.warm_chain_of(seq))?;
                     self.table.warm_due(e.until, enough)?;
                 }
                 Event::Retire(e) => {

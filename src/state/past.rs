@@ -87,6 +87,7 @@ fn policy(task: &Task) -> Option<Spec> {
     let mut spec = (task.stage == Stage::Dead).then(dead)??;
     spec.target = Target::Http(Http::default());
     spec.labels.clear();
+    spec.next = Default::default();
     Some(spec)
 }
 

@@ -352,6 +352,7 @@ impl State {
         });
         self.changes.push(Change::Finished { seq, stage });
         self.run_ended(entry, seq, stage);
+        self.follow(entry, seq, stage);
     }
 
     /// To the dead-letter list.

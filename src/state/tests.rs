@@ -159,6 +159,7 @@ pub(super) fn spec() -> Spec {
         expires_at: None,
         labels: Default::default(),
         placement: None,
+        next: Default::default(),
     }
 }
 

@@ -80,6 +80,13 @@ impl Table {
         warmed.map(drop)
     }
 
+    /// Tasks whose deadline has passed, of those in front.
+    pub(crate) fn late(&self, now: Time, max: usize) -> Vec<Seq> {
+        let front = |last: Option<(Time, Seq)>| self.deadlines.front_after(last, now);
+        let places = std::iter::successors(front(None), |place| front(Some(*place)));
+        places.take(max).map(|(_, seq)| seq).collect()
+    }
+
     /// Says how many living ones are in front, as far as `enough`. Of these `ready` are known.
     fn warm_queue(
         &mut self,

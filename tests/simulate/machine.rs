@@ -427,6 +427,7 @@ async fn process(
         origin: Origin::Listed(list.collect()),
         timing: site.timing,
         labels: Default::default(),
+        handlers: Default::default(),
         retention: Retention {
             finished: Span::hours(1),
             dead: Span::hours(1),

@@ -25,7 +25,8 @@ fn program() -> OsString {
     std::env::var_os(BINARY).unwrap_or_else(|| env!("CARGO_BIN_EXE_horolog").into())
 }
 
-fn without_settings(mut command: Command) -> Command {
+/// A command that no setting of this process's environment reaches.
+pub fn without_settings(mut command: Command) -> Command {
     // Settings of whoever runs the tests are not settings of the nodes.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HOROLOG_") {
@@ -65,6 +66,8 @@ pub struct Node {
     /// What follows `serve --id … --dir … --http … --peer …`.
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// Another program than the binary, with a node inside.
+    pub embedded: Option<fn(&Node) -> Command>,
     /// The network namespace it runs in, if not this one.
     pub net: Option<PathBuf>,
     log: PathBuf,
@@ -81,6 +84,7 @@ impl Node {
             dir: root.join(format!("node-{id}")),
             args: Vec::new(),
             env: Vec::new(),
+            embedded: None,
             net: None,
             log: root.join(format!("node-{id}.log")),
             child: None,
@@ -97,19 +101,26 @@ impl Node {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.unwrap();
         let child = self
-            .program()
-            .args(["serve", "--id", &self.id.to_string()])
-            .arg("--dir")
-            .arg(&self.dir)
-            .args(["--http", &self.http.to_string()])
-            .args(["--peer", &self.peer.to_string()])
-            .args(&self.args)
+            .embedded
+            .map_or_else(|| self.serve(), |command| command(self))
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn();
         self.child = Some(child.unwrap());
+    }
+
+    fn serve(&self) -> Command {
+        let mut command = self.program();
+        command
+            .args(["serve", "--id", &self.id.to_string()])
+            .arg("--dir")
+            .arg(&self.dir)
+            .args(["--http", &self.http.to_string()])
+            .args(["--peer", &self.peer.to_string()])
+            .args(&self.args);
+        command
     }
 
     fn program(&self) -> Command {

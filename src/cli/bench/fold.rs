@@ -190,6 +190,7 @@ fn batches(first: u64, count: u64) -> Vec<Vec<Event>> {
         expires_at: None,
         labels: Default::default(),
         placement: None,
+        next: Default::default(),
     };
     let spec = spec.encode();
     let submit = |n: u64| {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::handlers::invokes;
 use super::rig::*;
 use crate::executor::*;
 use crate::model::*;
@@ -47,6 +48,10 @@ impl Others for Known {
             labels: match node {
                 OTHER => BTreeMap::from([("gpu".to_owned(), "yes".to_owned())]),
                 _ => BTreeMap::new(),
+            },
+            handlers: match node {
+                OTHER => Arc::new(["other.work".to_owned()].into()),
+                _ => Arc::default(),
             },
         };
         Picture {
@@ -157,6 +162,28 @@ async fn what_nobody_may_carry_out_is_given_up_when_its_age_is_over() {
     let why = event.end.error.unwrap();
     assert!(event.seq == Seq(1) && why.contains("placement"), "{why}");
     assert!(fake.asked().is_empty() && rig.script.begun() == [90]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_only_another_has_is_called_there() {
+    let (mut rig, fake) = with("owner", |_, errand| done(errand));
+    let change = rig
+        .log
+        .trigger(1, fence(1, 1), START, &invokes("other.work(1)"));
+    rig.executor.changed(&[change]);
+    assert!(matches!(rig.outcome().await, Event::Done(e) if e.node == OTHER));
+    let change = rig
+        .log
+        .trigger(2, fence(1, 1), START, &invokes("nobodys.work(1)"));
+    rig.executor.changed(&[change]);
+    // What is asked of this node in turn, although it lacks the handler.
+    let refused = rig.executor.errand(Errand {
+        seq: Seq(2),
+        ..fake.asked()[0]
+    });
+    let why = refused.await.unwrap_err();
+    assert_eq!(why, "this node has no handler nobodys.work");
+    assert_eq!(fake.asked().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

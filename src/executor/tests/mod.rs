@@ -3,6 +3,7 @@
 
 mod away;
 mod begin;
+mod handlers;
 mod lateness;
 mod queues;
 mod report;

@@ -92,6 +92,7 @@ pub fn spec(url: &str) -> Spec {
         expires_at: None,
         labels: BTreeMap::new(),
         placement: None,
+        next: Default::default(),
     }
 }
 

@@ -142,9 +142,42 @@ fn key(n: u8) -> Key {
     Key::new(["shop", "bank"][usize::from(n % 2)], &id).unwrap()
 }
 
-/// Every id of these scripts.
+/// Every id of these scripts: those that are submitted, and those that chains derive from them.
 pub(super) fn keys() -> impl Iterator<Item = Key> {
-    (0..KEYS).map(key)
+    let ends = ["", ":done", ":dead", ":dead:done"];
+    let all = (0..KEYS).map(key);
+    all.flat_map(move |key| {
+        ends.map(|end| Key::new(&key.app, &format!("{}{end}", key.id)).unwrap())
+    })
+}
+
+/// What follows a task: of ids of its own, of derived ones, and in a row.
+fn next(of: &Key, how: u8) -> Next {
+    let template = |id: Option<&Key>, delay, next| {
+        let key = id.unwrap_or(of);
+        Some(Template {
+            app: id.map(|key| key.app.to_string()),
+            id: id.map(|key| key.id.to_string()),
+            delay: Span(delay),
+            spec: Spec {
+                next,
+                ..spec(key, 0)
+            }
+            .encode(),
+        })
+    };
+    let other = key((of.id.as_bytes()[0] + 5) % KEYS);
+    match how {
+        2 => Next::new(template(None, 0, Next::default()), None),
+        4 => {
+            let last = Next::new(template(None, 70, Next::default()), None);
+            Next::new(
+                template(Some(&other), 0, Next::default()),
+                template(None, 30, last),
+            )
+        }
+        _ => Next::default(),
+    }
 }
 
 fn spec(key: &Key, how: u8) -> Spec {
@@ -158,6 +191,7 @@ fn spec(key: &Key, how: u8) -> Spec {
     Spec {
         accept_timeout: Some(Span(400)),
         labels: [("how".to_string(), how.to_string())].into(),
+        next: next(key, how),
         ..tests::with_retry(retry)
     }
 }
@@ -410,6 +444,8 @@ pub(super) struct Coverage {
     answers: BTreeMap<&'static str, u32>,
     rows: BTreeSet<RowKind>,
     retired: u32,
+    followed: u32,
+    met: u32,
 }
 
 impl Coverage {
@@ -417,6 +453,8 @@ impl Coverage {
         self.stages.extend(&writer.watcher.stages);
         self.rows.extend(&writer.watcher.rows);
         self.retired += writer.watcher.retired;
+        self.followed += writer.watcher.followed;
+        self.met += writer.watcher.met;
         for bytes in &writer.log {
             let batch = Batch::decode(bytes).unwrap();
             self.kinds.extend(batch.events.iter().map(Event::kind));
@@ -431,7 +469,9 @@ impl Coverage {
         // Schedules have scripts of their own.
         let of_tasks = Event::KINDS.iter().filter(|(kind, _)| *kind < 40);
         assert_eq!(self.kinds.len(), of_tasks.count(), "{:?}", self.kinds);
-        assert_eq!(self.rows.len(), 13, "{:?}", self.rows);
+        assert_eq!(self.rows.len(), 14, "{:?}", self.rows);
+        let chained = (self.followed, self.met);
+        assert!(chained.0 > 50 && chained.1 > 10, "{chained:?} chained");
         assert_eq!(self.answers.len(), 20, "{:?}", self.answers);
         assert!(self.retired > 100, "{} histories", self.retired);
         println!("{:?}, {} past histories", self.answers, self.retired);

@@ -22,6 +22,9 @@ pub(super) struct Watcher {
     floor: Time,
     /// Histories of retired tasks that were looked at.
     pub(super) retired: u32,
+    /// Tasks that were started by the end of others, and those that were there already.
+    pub(super) followed: u32,
+    pub(super) met: u32,
     pub(super) stages: BTreeSet<Stage>,
     pub(super) rows: BTreeSet<RowKind>,
     pub(super) answers: BTreeMap<&'static str, u32>,
@@ -72,6 +75,61 @@ impl Watcher {
             self.lasting.insert(seen.task.seq, seen);
         }
         self.past(state, batch, &tasks);
+        // What leaves at once cannot be looked at any more.
+        if !batch
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::Retire(_)))
+        {
+            self.chains();
+        }
+    }
+
+    /// What ended in this entry started what it was to start, once; and nothing else did.
+    fn chains(&mut self) {
+        let index = self.clocks.len() as u64;
+        let mut started: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for history in self.lasting.values() {
+            let rows = &history.rows;
+            if history.task.stage.is_final() && !history.retired {
+                let next = Spec::decode(&history.task.spec).unwrap().next;
+                let last = rows.iter().rev().find(|row| row.kind != RowKind::Stale);
+                let follows = last.unwrap().kind == RowKind::Followed;
+                let expected = next.after(history.task.stage).is_some();
+                assert_eq!(follows, expected, "{}: {rows:?}", history.task.key);
+            }
+            for row in rows
+                .iter()
+                .filter(|r| r.kind == RowKind::Followed && r.index == index)
+            {
+                let child = row.by.as_deref().unwrap().to_owned();
+                match row.error {
+                    None => {
+                        let parent = format!("task {}", history.task.key);
+                        started.entry(child).or_default().push(parent);
+                        self.followed += 1;
+                    }
+                    Some(_) => self.met += 1,
+                }
+            }
+        }
+        let mut born: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for history in self.lasting.values() {
+            let first = &history.rows[0];
+            let by = first.by.as_deref().filter(|by| by.starts_with("task "));
+            if let Some(by) = by.filter(|_| first.index == index) {
+                let child = history.task.key.to_string();
+                born.entry(child).or_default().push(by.to_owned());
+            }
+        }
+        started
+            .values_mut()
+            .chain(born.values_mut())
+            .for_each(|parents| parents.sort());
+        assert_eq!(
+            born, started,
+            "each child has its parent, each parent its child"
+        );
     }
 
     /// Whoever has gone can be read as it was last seen, until its own time is over; then nothing
@@ -236,6 +294,16 @@ impl Walk {
             assert!(!current, "I-15: the current attempt was called stale");
             return;
         }
+        if row.kind == RowKind::Followed {
+            let ends = [RowKind::Done, RowKind::Dead, RowKind::Expired];
+            assert!(
+                ends.contains(&self.last.kind),
+                "{row:?} after {:?}",
+                self.last
+            );
+            assert_eq!(row.index, self.last.index, "in the fold of the end");
+            return;
+        }
         let next = legal(self.stage, row.kind);
         let next = next.unwrap_or_else(|| panic!("I-13: {} by {:?}", self.stage, row));
         match row.kind {
@@ -288,7 +356,7 @@ fn legal(from: Stage, kind: RowKind) -> Option<Stage> {
         verbs.iter().any(leads).then_some(to)
     };
     match kind {
-        RowKind::Submitted | RowKind::Stale => None,
+        RowKind::Submitted | RowKind::Stale | RowKind::Followed => None,
         RowKind::Changed => match from {
             Stage::Retrying => allowed(&[Verb::Change], Stage::Retrying),
             _ => allowed(&[Verb::Change], Stage::Scheduled),

@@ -7,8 +7,8 @@ use crate::bugs::{self, Bug};
 use crate::model::limits::*;
 use crate::model::{
     CatchUp, Cause, Fate, Fire, FireSchedules, Key, Outcome, OverlapPolicy, Queued, Refusal,
-    RowKind, RunSchedule, Running, Schedule, ScheduleBound, Seq, Spec, Stage, Stretch, Submit,
-    Target, Time, Version, When, proof_with,
+    RowKind, RunOf, RunSchedule, Running, Schedule, ScheduleBound, Seq, Spec, Stage, Stretch,
+    Submit, Target, Time, Version, When, proof_with,
 };
 use crate::state::record::NewRow;
 use crate::state::{Entry, State, StoreFault};
@@ -251,14 +251,25 @@ impl State {
         }
         let version = s.version_of(o.version).or(s.version())?;
         let mut spec = Spec::decode(&version.definition.task).ok()?;
-        let Target::Http(http) = &mut spec.target;
-        for (name, value) in [
-            ("horolog-schedule", s.id.to_string()),
-            ("horolog-schedule-version", o.version.to_string()),
-            ("horolog-planned-at", o.planned.to_string()),
-            ("horolog-cause", o.cause.name().to_owned()),
-        ] {
-            http.headers.insert(name.to_owned(), value);
+        match &mut spec.target {
+            Target::Handler(handled) => {
+                handled.run_of = Some(RunOf {
+                    schedule: s.id.to_string(),
+                    version: o.version,
+                    planned: o.planned,
+                    cause: o.cause,
+                });
+            }
+            Target::Http(http) => {
+                for (name, value) in [
+                    ("horolog-schedule", s.id.to_string()),
+                    ("horolog-schedule-version", o.version.to_string()),
+                    ("horolog-planned-at", o.planned.to_string()),
+                    ("horolog-cause", o.cause.name().to_owned()),
+                ] {
+                    http.headers.insert(name.to_owned(), value);
+                }
+            }
         }
         let (spec, when) = (spec.encode(), When::At(o.at));
         let event = Submit {
@@ -488,8 +499,7 @@ impl State {
             .map(|(at, _)| (stretch.version, *at));
         let held = s.held.iter().copied();
         for (version, planned) in planned.chain(held) {
-            self.table
-                .warm_key(&s.key(version, planned, Cause::Planned, None))?;
+            self.warm_run_of(&s, version, &s.key(version, planned, Cause::Planned, None))?;
         }
         self.warm_schedule(&s)
     }
@@ -501,12 +511,18 @@ impl State {
         let tag = Some(&*event.tag);
         let number = s.version().map_or(0, |v| v.number);
         for planned in &event.planned {
-            self.table
-                .warm_key(&s.key(number, *planned, Cause::Backfill, tag))?;
+            self.warm_run_of(&s, number, &s.key(number, *planned, Cause::Backfill, tag))?;
         }
-        self.table
-            .warm_key(&s.key(number, Time(0), Cause::Manual, tag))?;
+        self.warm_run_of(&s, number, &s.key(number, Time(0), Cause::Manual, tag))?;
         self.warm_schedule(&s)
+    }
+
+    /// The task of an occurrence, and what it could start: it may be born done.
+    fn warm_run_of(&mut self, s: &Schedule, version: u32, key: &Key) -> Result<(), StoreFault> {
+        self.table.warm_key(key)?;
+        let version = s.version_of(version).or(s.version());
+        let task = version.map(|version| &version.definition.task);
+        task.map_or(Ok(()), |task| self.warm_chain(key, task))
     }
 
     fn warm_schedule(&mut self, s: &Schedule) -> Result<(), StoreFault> {
@@ -517,7 +533,7 @@ impl State {
                 queued.cause,
                 queued.tag.as_deref(),
             );
-            self.table.warm_key(&key)?;
+            self.warm_run_of(s, queued.version, &key)?;
         }
         let mut running = s.running.iter();
         running.try_for_each(|run| self.table.warm_seq(run.seq))

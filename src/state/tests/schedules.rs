@@ -141,7 +141,9 @@ fn an_occurrence_becomes_a_task_once() {
     let key = Key::new("shop", "report:1:1500").unwrap();
     let task = desk.state.task(&key).unwrap().unwrap();
     assert_eq!((task.stage, task.due), (Stage::Triggered, Time(1_500)));
-    let Target::Http(http) = Spec::decode(&task.spec).unwrap().target;
+    let Target::Http(http) = Spec::decode(&task.spec).unwrap().target else {
+        panic!("it is a request")
+    };
     assert_eq!(
         http.headers["horolog-planned-at"],
         "1970-01-01T00:00:01.500Z"
