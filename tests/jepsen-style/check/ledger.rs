@@ -326,12 +326,7 @@ fn outcomes(folded: &Folded, by_key: &BTreeMap<&Key, Vec<&Delivery>>, found: &mu
 }
 
 /// I-8: how late attempts arrive, of those that no fault could hold up.
-fn lateness(
-    run: &Run,
-    folded: &Folded,
-    known: &[(&Delivery, &Attempt)],
-    found: &mut Findings,
-) {
+fn lateness(run: &Run, folded: &Folded, known: &[(&Delivery, &Attempt)], found: &mut Findings) {
     let mut late_us: Vec<u64> = Vec::new();
     let mut worst = 0;
     for (delivery, attempt) in known.iter().filter(|(_, a)| a.why != "redispatched") {
