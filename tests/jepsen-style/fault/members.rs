@@ -24,7 +24,13 @@ fn role(site: &Site, asked: u64, id: u64) -> Option<String> {
 }
 
 /// Asks a node that runs, and is not `id`.
-fn ask_another(site: &Site, id: u64, method: &str, path: &str, body: &Value) -> Option<u16> {
+fn ask_another(
+    site: &Site,
+    id: u64,
+    method: &str,
+    path: &str,
+    body: &Value,
+) -> Option<(u16, Value)> {
     let mut others = site
         .nodes
         .iter()
@@ -33,7 +39,7 @@ fn ask_another(site: &Site, id: u64, method: &str, path: &str, body: &Value) -> 
     let text = body.to_string();
     let text = if body.is_null() { "" } else { &text };
     let answer = client.send(method, path, "application/json", text.as_bytes());
-    answer.ok().map(|answer| answer.status)
+    answer.ok().map(|answer| (answer.status, answer.json()))
 }
 
 fn start_another(site: &mut Site) -> (u64, String) {
@@ -78,7 +84,8 @@ pub fn remove(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
         let end = now_ms() + DONE_WITHIN.as_millis() as u64;
         // It may end by itself as soon as it hears of it.
         loop {
-            let gone = ask_another(site, goes, "DELETE", &path, &Value::Null) == Some(200);
+            let answered = ask_another(site, goes, "DELETE", &path, &Value::Null);
+            let gone = answered.is_some_and(|(status, _)| status == 200);
             if gone || role(site, id, id).is_some() && role(site, id, goes).is_none() {
                 break;
             }
@@ -98,8 +105,12 @@ pub fn lead(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
     let mut others = site.running();
     others.retain(|id| Some(*id) != was);
     let to = *chance.pick(&others);
-    let asked = ask_another(site, 0, "POST", "/v1/cluster/lead", &json!({ "node": to }));
-    let detail = json!({ "from": was, "to": to, "answered": asked });
+    let answered = ask_another(site, 0, "POST", "/v1/cluster/lead", &json!({ "node": to }));
+    let said = answered.map_or(Value::Null, |(status, body)| match status {
+        200 => json!(status),
+        _ => json!([status, body["detail"]]),
+    });
+    let detail = json!({ "from": was, "to": to, "answered": said });
     Ok(Begun::new(vec![to], detail, move |site| {
         // Who does not take it in time leaves it to the one before: then there is an election.
         match site.wait(DONE_WITHIN, |site| site.agreed_leader()) {
@@ -116,7 +127,7 @@ pub fn drain(site: &mut Site, chance: &mut Chance) -> Result<Begun, Trouble> {
         let body = json!({ "node": id, "drain": drain });
         site.wait(DONE_WITHIN, |site| {
             let answered = ask_another(site, id, "POST", "/v1/cluster/drain", &body);
-            (answered == Some(200)).then_some(())
+            answered.filter(|(status, _)| *status == 200).map(drop)
         })
     };
     let drained = ask(site, true);
