@@ -164,6 +164,8 @@ impl Model {
             "makeset" | "fillsets" | "popshard" => {}
             // They hold calls up, and change no task.
             "pause" | "resume" => {}
+            // Says what later entries may hold.
+            "raise" => {}
             _ => self
                 .wrong
                 .push(format!("index {}: {kind:?} is no event", at.index)),
