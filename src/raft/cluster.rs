@@ -428,6 +428,13 @@ impl Cluster {
                 self.0.opened_at
             ));
         }
+        if self.0.folded.levels.reached() == Level::default() {
+            return Err("the cluster is being formed: it has no feature level yet".into());
+        }
+        let unowned = |state: &State| state.shards().any(|(_, held)| held.node == 0);
+        if self.0.state.read(unowned) {
+            return Err("the cluster is being formed: its shards have no owner yet".into());
+        }
         let committed = metrics.cluster_committed.map_or(0, |id| id.index());
         if committed.saturating_sub(applied) > 100_000 {
             return Err(format!("catching up: {applied} of {committed}"));

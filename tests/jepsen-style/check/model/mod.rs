@@ -184,6 +184,12 @@ impl Model {
             "putschedule" | "pauseschedule" | "deleteschedule" | "runschedule" | "fire" => {
                 self.schedule(kind, at, event);
             }
+            // Says what later entries may hold.
+            "raise" => {}
+            // Whatever was mended had been wrong.
+            "mend" => self
+                .wrong
+                .push(format!("index {}: mended: {}", at.index, event["repairs"])),
             _ => self
                 .wrong
                 .push(format!("index {}: {kind:?} is no event", at.index)),
