@@ -494,6 +494,10 @@ impl Inner {
                 let later = (!moves).then(|| self.look_again_at(prepared.reference));
                 let mut core = self.lock();
                 core.away.refused.insert(node, steady + REFUSED_FOR);
+                if later.is_some() {
+                    // Told with the outcome: the other node counts from when it took it.
+                    core.attempts.is_homeless(prepared.reference.id);
+                }
                 let waits = core.unbegin(&prepared.key, prepared.reference, later);
                 drop(core);
                 if waits { None } else { again(&why) }

@@ -140,6 +140,33 @@ async fn what_is_refused_is_tried_again_and_can_be_withdrawn_meanwhile() {
     until(|| fake.asked().len() == 2).await;
 }
 
+/// The other node counts from when it took it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_says_for_how_long_it_waited_for_a_node() {
+    const LATE: Span = Span::seconds(2);
+    let (mut rig, fake) = with("leader", |nth, errand| match nth {
+        1 => Returned::Refused("busy".into()),
+        _ => Returned::Ended(Event::from(Done {
+            seq: errand.seq,
+            fence: errand.fence,
+            node: OTHER,
+            end: AttemptEnd {
+                started: errand.at.plus(LATE),
+                ..AttemptEnd::default()
+            },
+        })),
+    });
+    rig.trigger(1, START, "http://a/");
+    until(|| fake.asked().len() == 1).await;
+    rig.clock.pass(LATE.std());
+    rig.renew();
+    rig.wall(START.plus(LATE));
+    let Event::Done(event) = rig.outcome().await else {
+        panic!("it was done")
+    };
+    assert_eq!((event.end.queued, event.end.waited_for), (LATE, Wait::Node));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_may_carry_out_is_given_up_when_its_age_is_over() {
     let (mut rig, fake) = with("label:gpu=no", |_, errand| done(errand));
