@@ -367,11 +367,16 @@ impl Cluster {
 
     /// The leader's part of a barrier: by its lease while that holds, else by asking a quorum.
     /// 0: this node cannot say.
+    ///
+    /// openraft's own lease is by a clock that stands still in suspension: a leader that wakes would
+    /// answer by a lease that ended while it slept. So ours must hold as well.
     pub(crate) async fn read_index(inner: &Inner, raft: &Raft) -> u64 {
         if inner.skewed.load(Ordering::SeqCst) || !inner.proposer.is_open() {
             return 0;
         }
-        for policy in [ReadPolicy::LeaseRead, ReadPolicy::ReadIndex] {
+        let leased = inner.leases.holds(inner.clock.steady(), inner.timing);
+        let by_lease = leased.then_some(ReadPolicy::LeaseRead);
+        for policy in by_lease.into_iter().chain([ReadPolicy::ReadIndex]) {
             let asked = raft.get_read_log_id(policy);
             if let Ok(Ok((read, _))) = tokio::time::timeout(LEADER_WITHIN, asked).await {
                 return read.index();

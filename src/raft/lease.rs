@@ -56,6 +56,12 @@ impl Leases {
         known.quorum = known.quorum.max(Some(at));
     }
 
+    /// Whether this node, as leader, knew of a quorum so lately that nobody else can lead by now.
+    pub(crate) fn holds(&self, now: Duration, timing: Timing) -> bool {
+        let quorum = self.lock().quorum;
+        quorum.is_some_and(|at| now.saturating_sub(at) < timing.owner_lease())
+    }
+
     /// A lead begins or ends: nothing is known.
     pub(crate) fn clear(&self) {
         *self.lock() = Known::default();
@@ -164,6 +170,18 @@ mod tests {
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_lease_to_read_by_ends_however_the_time_has_passed() {
+        let leases = Leases::default();
+        assert!(!leases.holds(ms(10_000), T));
+        leases.quorum(ms(9_000));
+        assert!(leases.holds(ms(10_000), T));
+        assert!(!leases.holds(ms(9_000) + T.owner_lease(), T));
+        leases.quorum(ms(12_000));
+        leases.clear();
+        assert!(!leases.holds(ms(12_000), T), "the lead is over");
     }
 
     #[test]

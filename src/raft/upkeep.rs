@@ -78,30 +78,58 @@ impl Default for Cadence {
 pub(crate) async fn leases(inner: Arc<Inner>, raft: Raft) {
     let mut ticks = tokio::time::interval(inner.timing.owner_lease() / LOOKS_PER_LEASE);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // What stands still in suspension, to be compared with what does not.
-    let (started, steady_started) = (Instant::now(), inner.clock.steady());
-    let mut suspended = Duration::ZERO;
+    let mut wakes = Wakes::new(inner.clock.steady());
     loop {
         tokio::select! {
             () = inner.stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
         let steady = inner.clock.steady();
-        let gap = steady
-            .saturating_sub(steady_started)
-            .saturating_sub(started.elapsed());
-        if gap > suspended + SUSPENDED {
-            suspended = gap;
-            continue;
-        }
+        wakes.look(steady);
         if inner.skewed.load(Ordering::SeqCst) || !inner.proposer.is_open() {
             continue;
         }
-        if let Some(age) = quorum_age(&inner, &raft) {
+        if let Some(age) = quorum_age(&inner, &raft).filter(|age| wakes.is_since(*age)) {
             let contact = steady.saturating_sub(age);
             inner.leases.quorum(contact);
             inner.rim.renew_lease(contact);
         }
+    }
+}
+
+/// Finds out that this machine was suspended, from a clock that stands still then and one that does
+/// not. An age by the former is wrong for whatever lies before that.
+struct Wakes {
+    started: Instant,
+    steady_started: Duration,
+    suspended: Duration,
+    /// When it was found awake again.
+    last: Option<Instant>,
+}
+
+impl Wakes {
+    fn new(steady: Duration) -> Wakes {
+        Wakes {
+            started: Instant::now(),
+            steady_started: steady,
+            suspended: Duration::ZERO,
+            last: None,
+        }
+    }
+
+    /// Compares the clocks.
+    fn look(&mut self, steady: Duration) {
+        let whole = steady.saturating_sub(self.steady_started);
+        let gap = whole.saturating_sub(self.started.elapsed());
+        if gap > self.suspended + SUSPENDED {
+            self.suspended = gap;
+            self.last = Some(Instant::now());
+        }
+    }
+
+    /// Whether what is so old has come after it was found awake last.
+    fn is_since(&self, age: Duration) -> bool {
+        self.last.is_none_or(|last| age < last.elapsed())
     }
 }
 
@@ -216,5 +244,26 @@ pub(crate) async fn logs(inner: Arc<Inner>, raft: Raft) {
                 gathered.full.notify_one();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lies_before_a_suspension_does_not_count() {
+        const S: Duration = Duration::from_secs(1);
+        let mut wakes = Wakes::new(S);
+        tokio::time::advance(S).await;
+        wakes.look(S * 2);
+        assert!(wakes.is_since(S), "it was awake all the time");
+        // Ten seconds, of which it slept nine.
+        tokio::time::advance(S).await;
+        wakes.look(S * 12);
+        assert!(!wakes.is_since(Duration::ZERO), "from before, or unknown");
+        tokio::time::advance(S).await;
+        wakes.look(S * 13);
+        assert!(wakes.is_since(S / 2) && !wakes.is_since(S * 3 / 2));
     }
 }
