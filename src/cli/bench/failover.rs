@@ -70,6 +70,8 @@ struct Trial {
     sink: Sink,
     books: Books,
     numbers: Arc<AtomicU64>,
+    /// Moves that were answered with a refusal.
+    refused: u32,
     gaps: Micros,
     latest: Micros,
 }
@@ -111,6 +113,7 @@ async fn faults(bench: &mut Bench, target: &mut Target, fault: Fault, what: &str
             ..Books::default()
         },
         numbers: Arc::default(),
+        refused: 0,
         gaps: micros(),
         latest: micros(),
     };
@@ -156,7 +159,8 @@ impl Trial {
         match self.fault {
             Fault::Kill => target.kill(leader).await?,
             Fault::Pause => target.signal(leader, Signal::STOP)?,
-            Fault::Move => target.move_lead().await?,
+            // Refused when the other one has not taken it in time: the gap is then what it is.
+            Fault::Move => self.refused += u32::from(target.move_lead().await.is_err()),
         }
         if self.fault == Fault::Pause {
             until(begin + strike + PAUSE).await;
@@ -191,7 +195,12 @@ impl Trial {
         let median = Duration::from_micros(self.gaps.value_at_quantile(0.5));
         let worst = Duration::from_micros(self.gaps.max());
         let rounds = bench.args.rounds;
-        let mut figure = Figure::new("S9", format!("{what} {rounds} times: nothing came for"))
+        let refused = match self.refused {
+            0 => String::new(),
+            refused => format!(" ({refused} refused)"),
+        };
+        let text = format!("{what} {rounds} times{refused}: nothing came for");
+        let mut figure = Figure::new("S9", text)
             .latency(&self.gaps)
             .class(target.class());
         if self.fault == Fault::Move {
