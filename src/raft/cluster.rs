@@ -237,6 +237,11 @@ impl Cluster {
 
     /// The owner's part: test-and-set, then the event with its fence until the log has decided.
     pub(crate) async fn withdraw_here(&self, seq: Seq, fence: Fence, event: Event) -> Verdict {
+        if !self.0.folded.is_of_this_run(fence) {
+            // An earlier run of this node may have begun it, and this one knows nothing of that.
+            // Whoever asked asks again, until the log has handed it out again.
+            return Verdict::NotLeader;
+        }
         let withdrawn = self.0.rim.withdraw(seq, fence);
         if !withdrawn && !matches!(event, Event::Complete(_)) {
             let outcome = Outcome::Refused(Refusal::Stage {

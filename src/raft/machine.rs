@@ -24,7 +24,7 @@ use super::types::{Attachment, Entry, LeaderId, LogId, Member, Reply, Stored, Ty
 use super::upkeep::Cadence;
 use crate::bugs::{self, Bug};
 use crate::model::{
-    Batch, Boot, Change, Clock, Epoch, Event, Level, NodeId, Seq, Time, decode, encode,
+    Batch, Boot, Change, Clock, Epoch, Event, Fence, Level, NodeId, Seq, Time, decode, encode,
 };
 use crate::state::{Checkpoint, Shared};
 
@@ -46,6 +46,8 @@ pub(crate) struct Folded {
     pub(crate) lifecycle: Lifecycle,
     /// The log index of the last assignment of shards.
     pub(crate) assigned: AtomicU64,
+    /// The first epoch in which this run of this node owned anything; zero: it has not.
+    owner_since: AtomicU64,
     /// Who owns what may have to change: the leader looks again.
     pub(crate) owners: Notify,
     /// How long triggers take to get here.
@@ -69,12 +71,21 @@ impl Folded {
             gathered: Arc::new(Gathered::new(cadence.tasks, cadence.bytes)),
             lifecycle: Lifecycle::default(),
             assigned: AtomicU64::new(0),
+            owner_since: AtomicU64::new(0),
             owners: Notify::new(),
             lead: Mutex::default(),
             levels: Levels::new(level),
             waits: Durations::default(),
             folds: Durations::default(),
         }
+    }
+}
+
+impl Folded {
+    /// Whether an attempt may have been handed to this run of this node, and to no earlier one.
+    pub(crate) fn is_of_this_run(&self, fence: Fence) -> bool {
+        let since = self.owner_since.load(Ordering::SeqCst);
+        since > 0 && u64::from(fence.epoch.0) >= since
     }
 }
 
@@ -222,7 +233,9 @@ impl Machine {
                     let index = self.applied.map_or(0, |id| id.index());
                     self.folded.assigned.store(index, Ordering::SeqCst);
                     if (node, boot) == self.me {
-                        self.owner_since.get_or_insert(epoch);
+                        let since = *self.owner_since.get_or_insert(epoch);
+                        let since = u64::from(since.0);
+                        self.folded.owner_since.store(since, Ordering::SeqCst);
                     }
                 }
                 Change::Finished { seq, .. } => {
